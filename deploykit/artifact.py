@@ -1,0 +1,156 @@
+"""Artifacts: a file that can be run, and the manifest ``<file>.json`` that says what it is and where it came from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from deploykit.coverage import Coverage
+from deploykit.errors import ArtifactError
+from deploykit.files import atomic_path, sha256_file, write_text
+from deploykit.types import DimRange, TensorSpec
+
+MANIFEST_VERSION = 1
+
+# `torch` stands for the model itself, which lies in no file of ours: the reference that everything is held against.
+FORMATS = ("torch", "onnx", "onnx-int8", "onnx-qdq", "trt-engine")
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """How to build a PyTorch model again, in this process or another: the words of the command line.
+
+    ``ref`` is a zoo name, ``path/to/file.py:factory``, ``package.module:factory``, or a ``.pt2`` file.
+    """
+
+    ref: str
+    weights: str | None = None
+    inputs: tuple[str, ...] = ()
+    dims: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file that a backend can run. Its manifest holds every field but ``path``, which is wherever the file lies."""
+
+    path: Path
+    format: str
+    precision: str
+    sha256: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    name: str = "model"
+    parent: str | None = None
+    model: ModelRef | None = None
+    dims: Mapping[str, DimRange] = field(default_factory=dict)
+    tools: Mapping[str, str] = field(default_factory=dict)
+    created: str = ""
+    size_bytes: int = 0
+    verification: Mapping[str, Any] | None = None
+    coverage: Coverage | None = None
+
+    @classmethod
+    def of_model(cls, model: ModelRef, name: str) -> Artifact:
+        """The stand-in for the PyTorch model itself, which the reference backend runs."""
+        return cls(Path(model.ref), "torch", "float32", "", (), (), name=name, model=model)
+
+
+def manifest_path(path: Path) -> Path:
+    """The manifest of the artifact at ``path``: the same name with ``.json`` behind it."""
+    return path.with_name(path.name + ".json")
+
+
+def write(artifact: Artifact, content: bytes) -> Artifact:
+    """Write ``content`` to ``artifact.path`` with its manifest, each whole or not at all; returns it with hash and time.
+
+    Raises:
+        OutputError: either file cannot be written; then neither is left behind, and what was there before is unchanged.
+    """
+    with atomic_path(artifact.path) as temporary:
+        temporary.write_bytes(content)
+        written = replace(
+            artifact,
+            sha256=sha256_file(temporary),
+            size_bytes=len(content),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            model=_relative(artifact.model, artifact.path.parent),
+        )
+        # The manifest first: should the artifact's own rename fail then, its hash betrays that the two do not belong together.
+        write_text(manifest_path(artifact.path), _encode(written))
+    return replace(written, model=artifact.model)
+
+
+def read(path: Path) -> Artifact:
+    """The artifact at ``path``, its manifest read and its hash checked.
+
+    Raises:
+        ArtifactError: the file or its manifest is missing or unreadable, or they do not belong together.
+    """
+    if not path.is_file():
+        raise ArtifactError(f"no artifact at {path}: make one with `deploykit export`.")
+    manifest = manifest_path(path)
+    if not manifest.is_file():
+        raise ArtifactError(f"{path} has no manifest {manifest.name} beside it: export it again with `deploykit export`.")
+    artifact = read_manifest(manifest)
+    if artifact.sha256 != sha256_file(path):
+        raise ArtifactError(
+            f"{path} is not the file that its manifest describes (the SHA-256 differs): make it again from its source."
+        )
+    return artifact
+
+
+def read_manifest(manifest: Path) -> Artifact:
+    """What the manifest says, without a look at the file it describes.
+
+    Raises:
+        ArtifactError: it cannot be read, is no manifest, or was written by a newer deploykit.
+    """
+    path = manifest.with_name(manifest.name.removesuffix(".json"))
+    try:
+        data = msgspec.json.decode(manifest.read_bytes(), type=dict[str, Any])
+        version = data.pop("manifest_version", None)
+        if version != MANIFEST_VERSION:
+            raise ArtifactError(f"{manifest} has manifest version {version}, this deploykit reads {MANIFEST_VERSION}: upgrade it.")
+        artifact = msgspec.convert({**data, "path": path}, type=Artifact, dec_hook=_decode_path)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise ArtifactError(f"{manifest} is no manifest that deploykit can read: {error}.") from error
+    if artifact.format not in FORMATS:
+        raise ArtifactError(f"{manifest} names the unknown format {artifact.format!r}: upgrade deploykit.")
+    return replace(artifact, model=_resolved(artifact.model, path.parent))
+
+
+def _encode(artifact: Artifact) -> str:
+    data = msgspec.to_builtins(replace(artifact, path=Path()), enc_hook=str)
+    del data["path"]
+    return msgspec.json.format(msgspec.json.encode({"manifest_version": MANIFEST_VERSION, **data}), indent=1).decode() + "\n"
+
+
+def _decode_path(kind: type, value: object) -> object:
+    return value if kind is Path else NotImplemented
+
+
+# Files are named relative to the manifest, so that a folder with sources and build/ can move as a whole, and no
+# manifest tells where on somebody's disk it was made.
+def _relative(model: ModelRef | None, folder: Path) -> ModelRef | None:
+    return _map_files(model, lambda file: os.path.relpath(file, folder))
+
+
+def _resolved(model: ModelRef | None, folder: Path) -> ModelRef | None:
+    return _map_files(model, lambda file: os.path.relpath(folder / file))
+
+
+def _map_files(model: ModelRef | None, change: Any) -> ModelRef | None:
+    if model is None:
+        return None
+    file, colon, factory = model.ref.rpartition(":")
+    if file.endswith(".py"):
+        ref = f"{change(file)}{colon}{factory}"
+    else:
+        ref = change(model.ref) if model.ref.endswith(".pt2") else model.ref
+    return replace(model, ref=ref, weights=None if model.weights is None else change(model.weights))

@@ -1,0 +1,64 @@
+"""What a backend is. Each lies in a file of its own here, defines ``BACKEND``, and is found by that file's name."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from deploykit.artifact import Artifact
+
+if TYPE_CHECKING:
+    from deploykit.types import Array, Feeds
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How to run: ``threads`` is the number of threads one inference may use (1 unless asked otherwise)."""
+
+    threads: int = 1
+
+
+class Runner(ABC):
+    """One opened artifact. A context manager; NumPy in, NumPy out, finished when ``infer`` returns. No timing inside."""
+
+    @abstractmethod
+    def infer(self, feeds: Feeds) -> dict[str, Array]:
+        """Outputs by name for the inputs by name.
+
+        Raises:
+            BackendFailedError: the backend refused the inputs or failed on them.
+        """
+
+    def close(self) -> None:  # noqa: B027 - most runners hold nothing that needs closing
+        """Release what the runner holds. Calling it twice does no harm."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+class Backend(ABC):
+    """Something that can run artifacts of some formats."""
+
+    #: Artifact formats that it runs.
+    accepts: frozenset[str] = frozenset()
+    #: The pip extra that brings what it needs; None when the core install does.
+    extra: str | None = None
+    #: One line for `deploykit backends`.
+    summary: str = ""
+
+    @abstractmethod
+    def available(self) -> str | None:
+        """None when it can run here, else one sentence: what is missing and what to install."""
+
+    @abstractmethod
+    def open(self, artifact: Artifact, options: RunOptions) -> Runner:
+        """Load ``artifact`` and return a runner for it.
+
+        Raises:
+            BackendFailedError: the artifact cannot be loaded.
+        """

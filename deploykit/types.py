@@ -1,0 +1,149 @@
+"""The words deploykit is written in: tensors, dimensions, models and metrics."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from deploykit.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    from torch import nn
+
+    Array = npt.NDArray[Any]
+    Feeds = Mapping[str, Array]
+    Infer = Callable[[Feeds], dict[str, Array]]
+    Sampler = Callable[..., dict[str, Array]]
+
+DTYPES = ("float32", "float64", "float16", "int64", "int32", "int8", "uint8", "bool")
+
+_TENSOR = re.compile(r"^\s*(?P<name>[^\s:\[\]]+?)\s*(:\s*(?P<dtype>\w+)\s*)?\[(?P<dims>[^\]]*)\]\s*$")
+_RANGE = re.compile(r"^\s*(?P<name>[A-Za-z_]\w*)\s*=\s*(?P<low>\d+)\s*:\s*(?P<high>\d+)\s*$")
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, dtype and dims of one input or output. A dim that is a name is dynamic; equal names are equal sizes."""
+
+    name: str
+    dtype: str
+    dims: tuple[int | str, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> TensorSpec:
+        """Read ``x:float32[batch,time,40]``; the dtype is float32 when left out.
+
+        Raises:
+            UsageError: the text has another form, an unknown dtype, or a dim that is neither a name nor positive.
+        """
+        match = _TENSOR.match(text)
+        if match is None:
+            raise UsageError(f"cannot read the input {text!r}: write it like 'x:float32[batch,time,40]'.")
+        dtype = match["dtype"] or "float32"
+        if dtype not in DTYPES:
+            raise UsageError(f"unknown dtype {dtype!r} in {text!r}: use one of {', '.join(DTYPES)}.")
+        dims = tuple(_dim(part.strip(), text) for part in match["dims"].split(",") if part.strip())
+        return cls(match["name"], dtype, dims)
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.dtype}[{','.join(map(str, self.dims))}]"
+
+    @property
+    def dynamic(self) -> tuple[str, ...]:
+        """The names among the dims, in order."""
+        return tuple(dim for dim in self.dims if isinstance(dim, str))
+
+    def shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """The concrete shape where every dynamic dim has the size given for its name."""
+        return tuple(sizes[dim] if isinstance(dim, str) else dim for dim in self.dims)
+
+
+def _dim(text: str, whole: str) -> int | str:
+    if text.isidentifier():
+        return text
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise UsageError(f"cannot read the dim {text!r} in {whole!r}: a dim is a positive number or a name.")
+
+
+@dataclass(frozen=True)
+class DimRange:
+    """Smallest and largest size that a dynamic dim may take, both inclusive."""
+
+    low: int = 1
+    high: int = 2**31 - 1
+
+    @staticmethod
+    def parse(text: str) -> tuple[str, DimRange]:
+        """Read ``time=1:4096`` into its name and range.
+
+        Raises:
+            UsageError: the text has another form, or the range is empty.
+        """
+        match = _RANGE.match(text)
+        if match is None:
+            raise UsageError(f"cannot read the dim range {text!r}: write it like 'time=1:4096'.")
+        low, high = int(match["low"]), int(match["high"])
+        if not 1 <= low <= high:
+            raise UsageError(f"the dim range {text!r} is empty: it needs 1 <= low <= high.")
+        return match["name"], DimRange(low, high)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a model is judged by in its own field.
+
+    ``evaluate(infer)`` runs ``infer`` (feeds by input name to outputs by name) over the metric's own held-out data and
+    returns one number. Every backend gets the same data, so the numbers compare.
+    """
+
+    name: str
+    higher_is_better: bool
+    evaluate: Callable[[Infer], float]
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A module and what it takes: all that export, quantization and validation need to know.
+
+    ``inputs`` are in the order of ``module.forward``'s arguments. ``outputs`` may be left empty: export then names
+    them itself. ``sample(seed, **dims)`` returns plausible inputs by name for the given sizes of the dynamic dims.
+    """
+
+    module: nn.Module
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...] = ()
+    sample: Sampler | None = None
+    name: str = "model"
+    dims: Mapping[str, DimRange] = field(default_factory=dict)
+    metric: Metric | None = None
+
+    @property
+    def dynamic(self) -> tuple[str, ...]:
+        """Names of all dynamic dims, in order of first appearance."""
+        return tuple(dict.fromkeys(dim for spec in self.inputs for dim in spec.dynamic))
+
+    def feeds(self, seed: int, **sizes: int) -> dict[str, Array]:
+        """Inputs by name: the model's own sample, or seeded noise where it has none.
+
+        Floats are standard normal; integers are 0 or 1, the only indices that every embedding of two rows has.
+        """
+        if self.sample is not None:
+            return self.sample(seed, **sizes)
+        import numpy as np
+
+        generator = np.random.default_rng(seed)
+        return {spec.name: _noise(generator, spec, sizes) for spec in self.inputs}
+
+
+def _noise(generator: np.random.Generator, spec: TensorSpec, sizes: Mapping[str, int]) -> Array:
+    import numpy as np
+
+    shape = spec.shape(sizes)
+    if spec.dtype.startswith("float"):
+        return generator.standard_normal(shape).astype(spec.dtype)
+    return np.asarray(generator.integers(0, 2, shape)).astype(spec.dtype)
