@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -15,6 +15,9 @@ from deploykit.coverage import Coverage
 from deploykit.errors import ArtifactError
 from deploykit.files import atomic_path, sha256_file, write_text
 from deploykit.types import DimRange, TensorSpec
+
+if TYPE_CHECKING:
+    import onnx
 
 MANIFEST_VERSION = 1
 
@@ -33,6 +36,10 @@ class ModelRef:
     weights: str | None = None
     inputs: tuple[str, ...] = ()
     dims: tuple[str, ...] = ()
+
+    def same_model(self, other: ModelRef | None) -> bool:
+        """Whether both name the same model, however its files' paths are written."""
+        return other is not None and _map_files(self, os.path.abspath) == _map_files(other, os.path.abspath)
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,7 @@ def manifest_path(path: Path) -> Path:
 
 
 def write(artifact: Artifact, content: bytes) -> Artifact:
-    """Write ``content`` to ``artifact.path`` with its manifest, each whole or not at all; returns it with hash and time.
+    """Write ``content`` to ``artifact.path`` with its manifest, each whole or not at all; return it with its hash.
 
     Raises:
         OutputError: either file cannot be written; then neither is left behind, and what was there before is unchanged.
@@ -81,13 +88,13 @@ def write(artifact: Artifact, content: bytes) -> Artifact:
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             model=_relative(artifact.model, artifact.path.parent),
         )
-        # The manifest first: should the artifact's own rename fail then, its hash betrays that the two do not belong together.
+        # The manifest first: should the artifact's own rename fail then, the hash betrays that they do not belong together.
         write_text(manifest_path(artifact.path), _encode(written))
     return replace(written, model=artifact.model)
 
 
 def read(path: Path) -> Artifact:
-    """The artifact at ``path``, its manifest read and its hash checked.
+    """The artifact at ``path``, its manifest read and its hash checked; an ONNX file of others needs no manifest.
 
     Raises:
         ArtifactError: the file or its manifest is missing or unreadable, or they do not belong together.
@@ -96,13 +103,56 @@ def read(path: Path) -> Artifact:
         raise ArtifactError(f"no artifact at {path}: make one with `deploykit export`.")
     manifest = manifest_path(path)
     if not manifest.is_file():
-        raise ArtifactError(f"{path} has no manifest {manifest.name} beside it: export it again with `deploykit export`.")
+        if path.suffix != ".onnx":
+            raise ArtifactError(f"{path} has no manifest {manifest.name} beside it: make it again with deploykit.")
+        return _adopt(path)
     artifact = read_manifest(manifest)
     if artifact.sha256 != sha256_file(path):
         raise ArtifactError(
             f"{path} is not the file that its manifest describes (the SHA-256 differs): make it again from its source."
         )
     return artifact
+
+
+def load_onnx(path: Path) -> onnx.ModelProto:
+    """The ONNX model in ``path``, with its external data.
+
+    Raises:
+        ArtifactError: it cannot be read, or is no whole ONNX file.
+    """
+    import google.protobuf.message
+    import onnx
+
+    try:
+        model = onnx.load(path)
+    except (OSError, google.protobuf.message.DecodeError, onnx.checker.ValidationError) as error:
+        raise ArtifactError(f"{path} is no readable ONNX file, or is cut short: {_line(error)}.") from error
+    if not model.graph.node or not model.opset_import:  # an empty or cut file can still be a valid, empty message
+        raise ArtifactError(f"{path} is no readable ONNX file, or is cut short: it holds no graph.")
+    return model
+
+
+def tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
+    """A graph input's or output's name, dtype and dims; a dim without a size or a name is called ``unknown``."""
+    import onnx
+
+    tensor = value.type.tensor_type
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+    dims = tuple(
+        dim.dim_param or (dim.dim_value if dim.HasField("dim_value") else "unknown") for dim in tensor.shape.dim
+    )
+    return TensorSpec(value.name, dtype, dims)
+
+
+def newest(folder: Path, fits: Callable[[Artifact], bool]) -> Artifact | None:
+    """The artifact in ``folder`` that fits and was made last, its hash checked; None where there is none.
+
+    Raises:
+        ArtifactError: a manifest in the folder cannot be read, or the newest fitting file is not what it says.
+    """
+    found = [read_manifest(path) for path in sorted(folder.glob("*.json")) if path.with_suffix("").is_file()]
+    fitting = [artifact for artifact in found if fits(artifact)]
+    return read(max(fitting, key=lambda artifact: artifact.created).path) if fitting else None
 
 
 def read_manifest(manifest: Path) -> Artifact:
@@ -116,7 +166,9 @@ def read_manifest(manifest: Path) -> Artifact:
         data = msgspec.json.decode(manifest.read_bytes(), type=dict[str, Any])
         version = data.pop("manifest_version", None)
         if version != MANIFEST_VERSION:
-            raise ArtifactError(f"{manifest} has manifest version {version}, this deploykit reads {MANIFEST_VERSION}: upgrade it.")
+            raise ArtifactError(
+                f"{manifest} has manifest version {version}, this deploykit reads {MANIFEST_VERSION}: upgrade it."
+            )
         artifact = msgspec.convert({**data, "path": path}, type=Artifact, dec_hook=_decode_path)
     except (OSError, msgspec.MsgspecError) as error:
         raise ArtifactError(f"{manifest} is no manifest that deploykit can read: {error}.") from error
@@ -125,10 +177,32 @@ def read_manifest(manifest: Path) -> Artifact:
     return replace(artifact, model=_resolved(artifact.model, path.parent))
 
 
+def _adopt(path: Path) -> Artifact:
+    graph = load_onnx(path).graph
+    weights = {tensor.name for tensor in graph.initializer}
+    return Artifact(
+        path,
+        "onnx",
+        "float32",
+        sha256_file(path),
+        inputs=tuple(tensor_spec(value) for value in graph.input if value.name not in weights),
+        outputs=tuple(tensor_spec(value) for value in graph.output),
+        name=path.stem,
+        size_bytes=path.stat().st_size,
+    )
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0].rstrip(".")
+
+
 def _encode(artifact: Artifact) -> str:
     data = msgspec.to_builtins(replace(artifact, path=Path()), enc_hook=str)
     del data["path"]
-    return msgspec.json.format(msgspec.json.encode({"manifest_version": MANIFEST_VERSION, **data}), indent=1).decode() + "\n"
+    return (
+        msgspec.json.format(msgspec.json.encode({"manifest_version": MANIFEST_VERSION, **data}), indent=1).decode()
+        + "\n"
+    )
 
 
 def _decode_path(kind: type, value: object) -> object:
@@ -145,7 +219,7 @@ def _resolved(model: ModelRef | None, folder: Path) -> ModelRef | None:
     return _map_files(model, lambda file: os.path.relpath(folder / file))
 
 
-def _map_files(model: ModelRef | None, change: Any) -> ModelRef | None:
+def _map_files(model: ModelRef | None, change: Callable[[str], str]) -> ModelRef | None:
     if model is None:
         return None
     file, colon, factory = model.ref.rpartition(":")

@@ -1,9 +1,9 @@
 """Finds backends, quantization schemes and zoo models by their files: to add one is to add one file.
 
-``deploykit/backends/<name>.py`` defines ``BACKEND``, ``deploykit/quantize/<name>.py`` defines ``SCHEME``, and a zoo model
-``models/<name>.py`` defines a function ``spec``. Underscores in file names are dashes in names; files that begin with an
-underscore are nobody's but their neighbours'. Listing reads no more than file names (and, in the zoo, syntax), so it
-imports nothing.
+``deploykit/backends/<name>.py`` defines ``BACKEND``, ``deploykit/quantize/<name>.py`` defines ``SCHEME``, and a zoo
+model ``models/<name>.py`` defines a function ``spec``. Underscores in file names are dashes in names; files that begin
+with an underscore are nobody's but their neighbours'. Listing reads no more than file names (and, in the zoo, syntax),
+so it imports nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from deploykit.errors import UnknownNameError
+from deploykit.errors import UnknownNameError, UsageError
 
 if TYPE_CHECKING:
     from deploykit.backends import Backend
@@ -32,13 +32,29 @@ def backend_names() -> tuple[str, ...]:
 
 
 def backend(name: str) -> Backend:
-    """The backend of that name.
+    """The backend of that name, or the object that ``package.module:attribute`` names: somebody's own backend.
 
     Raises:
         UnknownNameError: there is no such file.
+        UsageError: the module or its attribute does not exist, or is no backend.
     """
+    if ":" in name:
+        return _own_backend(name)
     module = _load("backend", "deploykit.backends", name, backend_names())
     found: Backend = module.BACKEND
+    return found
+
+
+def _own_backend(name: str) -> Backend:
+    from deploykit.backends import Backend
+
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(f"cannot find the backend {name!r}: {error}.") from error
+    if not isinstance(found, Backend):
+        raise UsageError(f"{name!r} is no backend: name an instance of a subclass of deploykit.backends.Backend.")
     return found
 
 

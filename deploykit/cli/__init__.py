@@ -1,0 +1,105 @@
+"""The command line. Each command is a file of its own here, defines ``command``, and is found by that file's name.
+
+Nothing here imports torch, onnx or onnxruntime at module level: ``deploykit --help`` has to answer at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from pathlib import Path
+from typing import Any
+
+import click
+
+from deploykit import __version__, config
+from deploykit.errors import DeploykitError
+
+_ORDER = ("ship", "export", "quantize", "bench", "validate", "models", "backends", "doctor")
+
+
+class _Commands(click.Group):
+    """Commands by their files; every error of ours becomes one sentence and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        names = [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
+        return sorted(names, key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        command: click.Command = importlib.import_module(f"{__name__}.{cmd_name}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        import difflib
+
+        close = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1) if args else []
+        if close and args[0] not in self.list_commands(ctx):
+            ctx.fail(f"no command {args[0]!r}: did you mean {close[0]!r}?")
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except DeploykitError as error:
+            if ctx.params.get("debug"):
+                raise
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(error.exit_code)
+        except (click.exceptions.Exit, click.Abort, click.ClickException):
+            raise
+        except Exception as error:
+            if ctx.params.get("debug"):
+                raise
+            told = f"{type(error).__name__}: {error}".split("\n", 1)[0]
+            click.echo(f"error: deploykit itself failed ({told}); run `deploykit --debug ...` and report it.", err=True)
+            ctx.exit(1)
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Without arguments every command works on the model of deploykit.toml, or on the zoo's charlm-gru. "
+    "Exit codes: 0 passed, 1 error, 2 usage, 3 outside a tolerance or a gate.",
+)
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Use this file, not ./deploykit.toml.",
+)
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.version_option(__version__, prog_name="deploykit")
+@click.pass_context
+def cli(ctx: click.Context, config_file: Path | None, debug: bool) -> None:
+    """Take a trained recurrent PyTorch model to production: ONNX, int8 that covers the recurrence, and proof."""
+    found = config.find(Path()) if config_file is None else config.read(config_file)
+    group = ctx.command
+    assert isinstance(group, click.Group)
+    options = (
+        {name: _option_names(group.get_command(ctx, name)) for name in group.list_commands(ctx)}
+        if found.commands
+        else {}
+    )
+    config.check_commands(found, options)
+    ctx.obj = found
+    ctx.default_map = {
+        command: {key.replace("-", "_"): value for key, value in table.items()}
+        for command, table in found.commands.items()
+    }
+
+
+def _option_names(command: click.Command | None) -> list[str]:
+    """Long names of a command's options, those left out that describe the model: they stand at the file's top."""
+    assert command is not None
+    options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
+    names = [name.removeprefix("--") for option in options for name in option.opts if name.startswith("--")]
+    return [name for name in names if name not in ("weights", "input", "dim")]
+
+
+def main() -> None:
+    """Entry point of the ``deploykit`` script."""
+    cli()

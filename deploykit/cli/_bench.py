@@ -1,0 +1,132 @@
+"""What bench, validate and ship share: which backend runs which artifact, and what to do with the report."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from deploykit import loading, registry
+from deploykit.artifact import Artifact, ModelRef
+from deploykit.cli import _shared
+from deploykit.config import Config
+from deploykit.errors import ArtifactError, BackendUnavailableError, UsageError
+
+if TYPE_CHECKING:
+    from deploykit.bench.engine import Settings, Subject
+    from deploykit.bench.report import Report
+
+REFERENCE = "torch"
+
+ALL = "all"
+
+
+def wanted_backends(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The backends that were asked for; ``all`` is every one that a user can name.
+
+    Raises:
+        UnknownNameError: there is no such backend.
+        BackendUnavailableError: one that was asked for by name cannot run here; says what to install.
+    """
+    if names == (ALL,):
+        return tuple(name for name in registry.backend_names() if not registry.backend(name).hidden)
+    for name in names:
+        reason = registry.backend(name).available()
+        if reason is not None:
+            raise BackendUnavailableError(f"backend {name} cannot run here: {reason}")
+    return names
+
+
+def targets(config: Config, named: Sequence[str], ref: ModelRef) -> tuple[Artifact, list[Artifact]]:
+    """The reference, and the artifacts: those named, else the model's newest export and what was made from it.
+
+    Raises:
+        UsageError: artifacts of different models, or models and artifacts, were named together.
+        ArtifactError: an artifact does not say which PyTorch model it came from.
+    """
+    files = [name for name in named if _is_file(name)]
+    if not files:
+        if len(named) > 1:
+            raise UsageError(f"name one model or several artifacts, not {len(named)} models: {', '.join(named)}.")
+        parent = _shared.exported(config, ref)
+        return Artifact.of_model(ref, loading.model_name(ref)), [parent, *_shared.derived(config, parent)]
+    if len(files) < len(named):
+        raise UsageError(f"name either a model or artifacts, not both: {', '.join(named)}.")
+    found = [_shared.artifact_at(name) for name in files]
+    model = found[0].model
+    for artifact in found:
+        if artifact.model is None or model is None:
+            raise ArtifactError(
+                f"{artifact.path} does not say which PyTorch model it came from, so there is nothing to hold it "
+                "against: make it with `deploykit export`."
+            )
+        if not model.same_model(artifact.model):
+            raise UsageError(
+                f"{found[0].path} and {artifact.path} come from different models: bench them one after the other."
+            )
+    assert model is not None
+    return Artifact.of_model(model, found[0].name), found
+
+
+def plan(backends: Sequence[str], reference: Artifact, artifacts: Sequence[Artifact]) -> list[Subject]:
+    """One subject for each backend and artifact that go together, the reference first; else one with a reason."""
+    from deploykit.bench.engine import Subject
+
+    subjects = [Subject(REFERENCE, reference, None)]
+    for name in backends:
+        if name == REFERENCE:
+            continue
+        backend = registry.backend(name)
+        reason = backend.available()
+        fitting = [artifact for artifact in artifacts if artifact.format in backend.accepts]
+        if "torch" in backend.accepts:
+            fitting.append(reference)
+        if reason is None and not fitting:
+            reason = f"no artifact here is of a format that it runs ({', '.join(sorted(backend.accepts))})."
+        subjects += [Subject(name, None, reason)] if reason else [Subject(name, artifact, None) for artifact in fitting]
+    return subjects
+
+
+def run(subjects: Sequence[Subject], reference: Artifact, settings: Settings) -> Report:
+    """Run the engine with a progress bar on stderr, if that is a terminal."""
+    from deploykit.bench.engine import bench
+
+    with _progress_bar() as progress:
+        return bench(subjects, reference, settings, progress)
+
+
+def finish(report: Report, json_target: str | None) -> None:
+    """Write the JSON, print the table; end with 3 when something lies outside its tolerance, 1 when something failed."""
+    from rich.console import Console
+
+    from deploykit.bench.report import render, to_json
+
+    if json_target is not None:
+        _shared.emit_json(to_json(report), json_target)
+    if json_target != "-":
+        render(report, Console())
+    if not report.passed:
+        broken = any(row.status == "failed" and row.accuracy is None for row in report.rows)
+        click.get_current_context().exit(1 if broken else 3)
+
+
+def _is_file(name: str) -> bool:
+    """A path of an artifact rather than a model's name; a path that does not exist is told by whoever reads it."""
+    return ":" not in name and name not in registry.zoo_names() and (Path(name).suffix != "" or Path(name).exists())
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Callable[[str, float], None] | None]:
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("starting", total=1.0)
+        yield lambda step, done: bar.update(task, description=step, completed=done)

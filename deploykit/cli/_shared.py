@@ -1,0 +1,139 @@
+"""What several commands share: the options that describe a model, and the artifacts that a command takes up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from deploykit import artifact as artifacts
+from deploykit import files
+from deploykit.artifact import Artifact, ModelRef
+from deploykit.cli import _progress
+from deploykit.config import Config
+from deploykit.errors import UsageError
+
+# ParamType takes a type argument only in the newest releases of click.
+if TYPE_CHECKING:
+    _IntListType = click.ParamType[tuple[int, ...]]
+    _NameListType = click.ParamType[tuple[str, ...]]
+else:
+    _IntListType = _NameListType = click.ParamType
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+MODEL_HELP = """MODEL is a name from `deploykit models`, or your own: path/to/file.py:factory or package.module:factory,
+called without arguments to return an nn.Module or a ModelSpec. Importing that file runs its code."""
+
+
+class IntList(_IntListType):
+    """``1,16`` on the command line, ``[1, 16]`` in the project file."""
+
+    name = "n,n,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        parts = value.split(",") if isinstance(value, str) else value if isinstance(value, (list, tuple)) else [value]
+        try:
+            numbers = tuple(int(part) for part in parts)
+        except (TypeError, ValueError):
+            self.fail(f"{value!r} is no list of whole numbers like 1,16", param, ctx)
+        if not numbers or min(numbers) < 1:
+            self.fail(f"{value!r} holds a number below 1", param, ctx)
+        return numbers
+
+
+class NameList(_NameListType):
+    """``torch,ort`` on the command line, ``["torch", "ort"]`` in the project file."""
+
+    name = "name,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        parts = value.split(",") if isinstance(value, str) else [str(part) for part in value]
+        return tuple(part.strip() for part in parts if part.strip())
+
+
+def describe_options(command: Function) -> Function:
+    """--weights, --input and --dim: what is to be known about a model besides its name."""
+    weights = click.option("--weights", metavar="FILE", help="State dict: safetensors, or a pickle of plain tensors.")
+    inputs = click.option(
+        "--input",
+        "inputs",
+        multiple=True,
+        metavar="SPEC",
+        help="An input, like 'x:float32[batch,time,40]'; repeatable.",
+    )
+    dims = click.option(
+        "--dim", "dims", multiple=True, metavar="NAME=LOW:HIGH", help="Bounds of a dynamic dim; repeatable."
+    )
+    return weights(inputs(dims(command)))
+
+
+json_option = click.option(
+    "--json", "json_target", metavar="FILE", help="Write the result as JSON; '-' is stdout, with nothing else."
+)
+
+
+def model_ref(
+    config: Config, model: str | None, weights: str | None, inputs: tuple[str, ...], dims: tuple[str, ...]
+) -> ModelRef:
+    """The model that is meant: the project file's where none is named; options take the place of what the file says."""
+    base = config.model if model is None or model == config.model.ref else ModelRef(model)
+    return replace(base, weights=weights or base.weights, inputs=inputs or base.inputs, dims=dims or base.dims)
+
+
+def exported(config: Config, ref: ModelRef) -> Artifact:
+    """The newest export of that model in the build folder; where there is none, it is made now, and said on stderr."""
+    found = artifacts.newest(config.build_dir, lambda made: made.format == "onnx" and ref.same_model(made.model))
+    return found or export_now(config, ref, None)
+
+
+def export_now(config: Config, ref: ModelRef, output: Path | None, **options: Any) -> Artifact:
+    """Export to ``output``, or into the build folder under the model's name."""
+    from deploykit import loading
+    from deploykit.export import export
+
+    name = loading.model_name(ref)
+    with _progress.steps(f"exporting {name}") as step:
+        made = export(ref, output or config.build_dir / f"{name}.onnx", progress=step, **options)
+    click.echo(f"exported {name} to {made.path}", err=True)
+    return made
+
+
+def derived(config: Config, parent: Artifact) -> list[Artifact]:
+    """The newest artifact of each other format that was made from ``parent``, where it lies or in the build folder."""
+    folders = {parent.path.parent.resolve(): parent.path.parent, config.build_dir.resolve(): config.build_dir}
+    found: dict[str, Artifact] = {}
+    for folder in folders.values():
+        for kind in artifacts.FORMATS:
+            made = artifacts.newest(folder, lambda a, kind=kind: a.format == kind and a.parent == parent.sha256)  # type: ignore[misc]
+            if made is not None and (kind not in found or found[kind].created < made.created):
+                found[kind] = made
+    return list(found.values())
+
+
+def emit_json(text: str, target: str) -> None:
+    """Write JSON to a file, whole or not at all, or alone to stdout for ``-``."""
+    if target == "-":
+        click.echo(text.rstrip("\n"))
+    else:
+        files.write_text(Path(target), text)
+
+
+def artifact_at(path: str) -> Artifact:
+    """The artifact at a path that a user named.
+
+    Raises:
+        ArtifactError: it is missing or damaged.
+        UsageError: the path names a manifest, not the file that it describes.
+    """
+    if path.endswith(".json"):
+        raise UsageError(f"{path} is a manifest: name the artifact itself, {path.removesuffix('.json')}.")
+    return artifacts.read(Path(path))
+
+
+def size(count: int) -> str:
+    """Bytes for people: 3.9 MB."""
+    return f"{count / 1e6:.2f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"

@@ -1,0 +1,61 @@
+"""``deploykit bench``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from deploykit.cli import _bench, _shared
+from deploykit.config import Config
+
+
+@click.command(
+    short_help="Latency and accuracy of each backend against PyTorch.",
+    help="""Time each backend and hold its answers against the PyTorch reference, all in one interleaved run.
+
+TARGETS are one model, or artifacts that came from one model; without any, the newest export in build/ and what was made
+from it, exported first where there is none. A backend that is named and cannot run here is an error that says what to
+install; with `all` it is a row that says so.""",
+)
+@click.argument("targets", nargs=-1)
+@_shared.describe_options
+@click.option(
+    "--backend",
+    "backends",
+    type=_shared.NameList(),
+    default=_bench.ALL,
+    show_default=True,
+    help="Backends, like torch,ort.",
+)
+@click.option("--batch", type=_shared.IntList(), default="1", show_default=True, help="Batch sizes.")
+@click.option(
+    "--time", "times", type=_shared.IntList(), default="100", show_default=True, help="Numbers of time steps."
+)
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads for one inference.")
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="Inputs to use, by name, as .npz; default: the model's own sample."
+)
+@_shared.json_option
+@click.pass_obj
+def command(
+    config: Config,
+    targets: tuple[str, ...],
+    weights: str | None,
+    inputs: tuple[str, ...],
+    dims: tuple[str, ...],
+    backends: tuple[str, ...],
+    batch: tuple[int, ...],
+    times: tuple[int, ...],
+    threads: int,
+    data: Path | None,
+    json_target: str | None,
+) -> None:
+    from deploykit.bench.engine import Settings
+
+    wanted = _bench.wanted_backends(backends)
+    ref = _shared.model_ref(config, targets[0] if targets else None, weights, inputs, dims)
+    reference, artifacts = _bench.targets(config, targets, ref)
+    subjects = _bench.plan(wanted, reference, artifacts)
+    settings = Settings(batches=batch, times=times, threads=threads, data=data)
+    _bench.finish(_bench.run(subjects, reference, settings), json_target)

@@ -1,0 +1,116 @@
+"""``deploykit doctor``."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from deploykit import registry
+from deploykit.cli import _shared, _table
+from deploykit.cli.backends import backend_entries
+from deploykit.config import Config
+
+_PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "safetensors", "tensorrt", "pycuda")
+_OPTIONAL = ("tensorrt", "pycuda")
+
+
+@click.command(
+    help="Say what this machine has, what is wrong, and the next step. Ends with 1 when something needed is missing."
+)
+@_shared.json_option
+@click.pass_obj
+def command(config: Config, json_target: str | None) -> None:
+    facts = _facts(config)
+    problems = _problems(config, facts)
+    if json_target is not None:
+        _shared.emit_json(
+            msgspec.json.format(msgspec.json.encode({**facts, "problems": problems})).decode(), json_target
+        )
+    if json_target != "-":
+        _show(facts, problems)
+    if problems:
+        click.get_current_context().exit(1)
+
+
+def _facts(config: Config) -> dict[str, Any]:
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "int8_instructions": _int8_instructions(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "project_file": None if config.source is None else str(config.source),
+        "model": config.model.ref,
+        "zoo": {name: registry.zoo_weights(name).is_file() for name in registry.zoo_names()},
+        "backends": backend_entries(),
+    }
+
+
+def _problems(config: Config, facts: dict[str, Any]) -> list[str]:
+    found = [
+        f"{name} is not installed: run pip install {name}."
+        for name, version in facts["packages"].items()
+        if version is None and name not in _OPTIONAL
+    ]
+    found += [
+        f"the weights of {name} are missing: run pip install --force-reinstall deploykit."
+        for name, there in facts["zoo"].items()
+        if not there
+    ]
+    existing = next(
+        folder for folder in (config.build_dir.resolve(), *config.build_dir.resolve().parents) if folder.exists()
+    )
+    if not os.access(existing, os.W_OK):
+        found.append(
+            f"the build folder {config.build_dir} cannot be written: set build-dir in deploykit.toml, or use -o."
+        )
+    return found
+
+
+def _show(facts: dict[str, Any], problems: list[str]) -> None:
+    rows = [
+        ("python", f"{facts['python']}, {facts['system']}, {facts['cpus']} CPUs"),
+        ("int8 instructions", facts["int8_instructions"]),
+        ("packages", ", ".join(f"{name} {version}" for name, version in facts["packages"].items() if version)),
+        ("project file", facts["project_file"] or "none (deploykit.toml): the zoo's default model is used"),
+        ("model", facts["model"]),
+    ]
+    rows += [
+        (f"backend {entry['name']}", "runs here" if entry["available"] else entry["reason"])
+        for entry in facts["backends"]
+    ]
+    _table.show(("", ""), rows)
+    for problem in problems:
+        click.secho(f"problem: {problem}", fg="red")
+    if not problems:
+        click.echo("everything needed is here.")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _int8_instructions() -> str:
+    """What decides the speed of int8: the dot-product instructions that the kernel reports for this CPU."""
+    if sys.platform != "linux":
+        return "not known on this system"
+    flags = set(re.findall(r"\w+", Path("/proc/cpuinfo").read_text(encoding="utf-8")))
+    names = {
+        "amx_int8": "AMX",
+        "avx512_vnni": "AVX512-VNNI",
+        "avx_vnni": "AVX-VNNI",
+        "asimddp": "NEON dot product",
+        "avx2": "AVX2",
+    }
+    return ", ".join(told for flag, told in names.items() if flag in flags) or "none"

@@ -1,0 +1,57 @@
+"""``deploykit export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from deploykit.artifact import Artifact, manifest_path
+from deploykit.cli import _shared
+from deploykit.config import Config
+
+
+@click.command(
+    help=f"PyTorch to ONNX, dynamic batch and time, verified against PyTorch before it returns.\n\n{_shared.MODEL_HELP}"
+)
+@click.argument("model", required=False)
+@_shared.describe_options
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The ONNX file; default: build/NAME.onnx.")
+@click.option("--opset", type=int, default=20, show_default=True, help="The ai.onnx opset to export, 18 to 23.")
+@click.option("--no-verify", is_flag=True, help="Skip the comparison with PyTorch; the manifest then says so.")
+@_shared.json_option
+@click.pass_obj
+def command(
+    config: Config,
+    model: str | None,
+    weights: str | None,
+    inputs: tuple[str, ...],
+    dims: tuple[str, ...],
+    output: Path | None,
+    opset: int,
+    no_verify: bool,
+    json_target: str | None,
+) -> None:
+    ref = _shared.model_ref(config, model, weights, inputs, dims)
+    made = _shared.export_now(config, ref, output, opset=opset, verify=not no_verify)
+    if json_target is not None:
+        _shared.emit_json(manifest_path(made.path).read_text(encoding="utf-8"), json_target)
+    if json_target != "-":
+        click.echo(describe(made))
+
+
+def describe(made: Artifact) -> str:
+    """What was exported and how far it was proved, in two lines."""
+    interface = f"{', '.join(map(str, made.inputs))} -> {', '.join(map(str, made.outputs))}"
+    proof = made.verification or {}
+    checks = proof.get("checks", [])
+    if not proof.get("verified"):
+        return f"{made.path}  {_shared.size(made.size_bytes)}  {interface}\nNOT verified against PyTorch (--no-verify)."
+    worst = max(check["max_abs"] for check in checks)
+    at = "; ".join(
+        ", ".join(f"{name}={size}" for name, size in check["sizes"].items()) or "its fixed shape" for check in checks
+    )
+    return (
+        f"{made.path}  {_shared.size(made.size_bytes)}  {interface}\n"
+        f"verified against PyTorch at {at}: largest error {worst:.1e}."
+    )

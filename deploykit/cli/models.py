@@ -1,0 +1,46 @@
+"""``deploykit models``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import msgspec
+
+from deploykit import registry
+from deploykit.cli import _shared, _table
+
+
+@click.command(help="List the zoo: trained models that need no download.")
+@_shared.json_option
+def command(json_target: str | None) -> None:
+    entries = [_entry(name) for name in registry.zoo_names()]
+    if json_target is not None:
+        _shared.emit_json(msgspec.json.format(msgspec.json.encode(entries)).decode(), json_target)
+    if json_target == "-":
+        return
+    keys = ("name", "parameters", "metric", "value", "baseline", "summary")
+    rows = [["" if entry[key] is None else str(entry[key]) for key in keys] for entry in entries]
+    _table.show(("model", *keys[1:]), rows, right=("parameters", "value", "baseline"))
+
+
+def _entry(name: str) -> dict[str, Any]:
+    """What is known of one model without importing it: its file's first line and its weights' metadata."""
+    weights = registry.zoo_weights(name)
+    noted: dict[str, str] = {}
+    if weights.is_file():
+        from safetensors import safe_open
+
+        with safe_open(weights, framework="numpy") as file:
+            noted = file.metadata() or {}
+    return {
+        "name": name,
+        "default": name == registry.DEFAULT_MODEL,
+        "summary": registry.zoo_summary(name),
+        "trained": weights.is_file(),
+        "parameters": int(noted["parameters"]) if "parameters" in noted else None,
+        "size_bytes": weights.stat().st_size if weights.is_file() else None,
+        "metric": noted.get("metric"),
+        "value": float(noted["value"]) if "value" in noted else None,
+        "baseline": float(noted["baseline"]) if "baseline" in noted else None,
+    }

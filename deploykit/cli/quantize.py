@@ -1,0 +1,90 @@
+"""``deploykit quantize``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from deploykit import registry
+from deploykit.artifact import Artifact, manifest_path
+from deploykit.cli import _progress, _shared, _table
+from deploykit.config import Config
+from deploykit.errors import UsageError
+from deploykit.quantize import DEFAULT_METHOD
+
+
+@click.command(
+    short_help="int8 ONNX that covers the recurrence, with a coverage table.",
+    help="""Make an int8 ONNX file that runs on plain onnxruntime, and say node by node what became int8.
+
+ARTIFACT is an ONNX file, ours or another's; without it the newest export in build/ is taken, and made where there is
+none. The source is never changed. Ends with 3, and writes nothing, when a recurrent layer would stay in float.""",
+)
+@click.argument("artifact", required=False)
+@click.option("--int8", is_flag=True, help="Quantize to int8; so far the only precision, and it has to be said.")
+@click.option(
+    "--method", default=DEFAULT_METHOD, show_default=True, help=f"One of: {', '.join(registry.scheme_names())}."
+)
+@click.option("--exclude", multiple=True, metavar="NODE", help="Leave this node in float; repeatable.")
+@click.option("--allow-partial", is_flag=True, help="Accept recurrent layers that stay in float.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="The int8 file; default: NAME.int8.onnx beside the source."
+)
+@_shared.json_option
+@click.pass_obj
+def command(
+    config: Config,
+    artifact: str | None,
+    int8: bool,
+    method: str,
+    exclude: tuple[str, ...],
+    allow_partial: bool,
+    output: Path | None,
+    json_target: str | None,
+) -> None:
+    if not int8:
+        raise UsageError("say what to quantize to: deploykit quantize --int8.")
+    registry.scheme(method)  # an unknown method is told before anything is exported
+    source = _shared.exported(config, config.model) if artifact is None else _shared.artifact_at(artifact)
+    made = quantize_now(source, output, method=method, exclude=frozenset(exclude), allow_partial=allow_partial)
+    if json_target is not None:
+        _shared.emit_json(manifest_path(made.path).read_text(encoding="utf-8"), json_target)
+    if json_target != "-":
+        show(made, source)
+
+
+def quantize_now(
+    source: Artifact,
+    output: Path | None,
+    *,
+    method: str = DEFAULT_METHOD,
+    exclude: frozenset[str] = frozenset(),
+    allow_partial: bool = False,
+) -> Artifact:
+    """Quantize ``source`` to ``output``, or beside the source."""
+    from deploykit.quantize import quantize
+
+    path = output or source.path.with_suffix(".int8.onnx")
+    with _progress.steps(f"quantizing {source.path}") as step:
+        return quantize(source, path, method=method, exclude=exclude, allow_partial=allow_partial, progress=step)
+
+
+def show(made: Artifact, source: Artifact) -> None:
+    """Print what was made, and the coverage table."""
+    coverage = made.coverage
+    assert coverage is not None
+    total_bytes = sum(row.weight_bytes for row in coverage.rows) or 1
+    total_macs = sum(row.macs for row in coverage.rows) or 1
+    rows = []
+    for row in coverage.rows:
+        shares = (f"{row.weight_bytes / total_bytes:.0%}", f"{row.macs / total_macs:.0%}")
+        told = "; ".join(filter(None, (row.form, row.reason, "couples batch rows" if row.coupled else None)))
+        rows.append((row.node, row.kind, row.became, *shares, told))
+    ratio = source.size_bytes / made.size_bytes
+    relation = f"{ratio:.2f} times smaller than" if ratio >= 1 else f"{1 / ratio:.2f} times LARGER than"
+    click.echo(f"{made.path}  {_shared.size(made.size_bytes)}, {relation} {source.path}")
+    _table.show(("node", "kind", "became", "weights", "MACs", "how, or why not"), rows, right=("weights", "MACs"))
+    click.echo(
+        f"int8: {coverage.weight_share:.1%} of the weight bytes, {coverage.mac_share:.1%} of the multiply-accumulates."
+    )

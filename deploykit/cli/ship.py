@@ -1,0 +1,71 @@
+"""``deploykit ship``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from deploykit import loading
+from deploykit.cli import _bench, _shared
+from deploykit.cli import export as export_command
+from deploykit.cli import quantize as quantize_command
+from deploykit.config import Config
+
+
+@click.command(
+    short_help="The whole job: export, quantize to int8, validate, bench, report.",
+    help=f"""Export, quantize to int8, validate both against PyTorch, time all of them, and report.
+
+{_shared.MODEL_HELP}""",
+)
+@click.argument("model", required=False)
+@_shared.describe_options
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The folder for everything; default: build.",
+)
+@click.option("--batch", type=_shared.IntList(), default="1", show_default=True, help="Batch sizes to time.")
+@click.option(
+    "--time", "times", type=_shared.IntList(), default="100", show_default=True, help="Numbers of time steps to time."
+)
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads for one inference.")
+@_shared.json_option
+@click.pass_obj
+def command(
+    config: Config,
+    model: str | None,
+    weights: str | None,
+    inputs: tuple[str, ...],
+    dims: tuple[str, ...],
+    output: Path | None,
+    batch: tuple[int, ...],
+    times: tuple[int, ...],
+    threads: int,
+    json_target: str | None,
+) -> None:
+    from deploykit.artifact import Artifact
+    from deploykit.bench.engine import Settings
+    from deploykit.bench.report import to_json
+
+    ref = _shared.model_ref(config, model, weights, inputs, dims)
+    folder = output or config.build_dir
+    name = loading.model_name(ref)
+    talk = json_target != "-"
+    exported = _shared.export_now(config, ref, folder / f"{name}.onnx")
+    if talk:
+        click.echo(export_command.describe(exported) + "\n")
+    quantized = quantize_command.quantize_now(exported, None)
+    if talk:
+        quantize_command.show(quantized, exported)
+        click.echo()
+    reference = Artifact.of_model(ref, name)
+    subjects = _bench.plan(_bench.wanted_backends((_bench.ALL,)), reference, [exported, quantized])
+    report = _bench.run(subjects, reference, Settings(batches=batch, times=times, threads=threads))
+    path = folder / "report.json"
+    _shared.emit_json(to_json(report), str(path))
+    if talk:
+        click.echo(f"report: {path}")
+    _bench.finish(report, json_target)

@@ -1,0 +1,65 @@
+"""``deploykit validate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from deploykit.cli import _bench, _shared
+from deploykit.config import Config
+
+
+@click.command(
+    short_help="The accuracy half of bench alone; the exit code is the verdict.",
+    help="""Hold each backend's answers against the PyTorch reference, without timing anything.
+
+TARGETS as for `deploykit bench`. Ends with 0 when every answer lies within its tolerance, with 3 when one does not.""",
+)
+@click.argument("targets", nargs=-1)
+@_shared.describe_options
+@click.option(
+    "--backend",
+    "backends",
+    type=_shared.NameList(),
+    default=_bench.ALL,
+    show_default=True,
+    help="Backends, like torch,ort.",
+)
+@click.option(
+    "--batch", type=_shared.IntList(), default="1", show_default=True, help="Batch sizes, besides those always checked."
+)
+@click.option(
+    "--time",
+    "times",
+    type=_shared.IntList(),
+    default="100",
+    show_default=True,
+    help="Time steps, besides those always checked.",
+)
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="Inputs to use, by name, as .npz; default: the model's own sample."
+)
+@_shared.json_option
+@click.pass_obj
+def command(
+    config: Config,
+    targets: tuple[str, ...],
+    weights: str | None,
+    inputs: tuple[str, ...],
+    dims: tuple[str, ...],
+    backends: tuple[str, ...],
+    batch: tuple[int, ...],
+    times: tuple[int, ...],
+    data: Path | None,
+    json_target: str | None,
+) -> None:
+    from deploykit.bench.engine import Settings
+
+    wanted = _bench.wanted_backends(backends)
+    ref = _shared.model_ref(config, targets[0] if targets else None, weights, inputs, dims)
+    reference, artifacts = _bench.targets(config, targets, ref)
+    subjects = _bench.plan(wanted, reference, artifacts)
+    _bench.finish(
+        _bench.run(subjects, reference, Settings(batches=batch, times=times, data=data, latency=False)), json_target
+    )

@@ -1,0 +1,199 @@
+"""PyTorch to ONNX with dynamic batch and time: one ONNX operator a recurrent layer, proved before it is returned."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deploykit import artifact as artifacts
+from deploykit.artifact import Artifact, ModelRef
+from deploykit.errors import DeploykitError, ExportError, ModelError
+from deploykit.types import DimRange, ModelSpec, TensorSpec
+
+if TYPE_CHECKING:
+    import onnx
+    import torch
+
+DEFAULT_OPSET = 20
+OPSETS = range(18, 24)
+
+# Sizes of the dynamic dims in the traced example: all different, and above 1, which torch.export takes for a constant.
+_EXAMPLE = {"batch": 2, "time": 7}
+_EXAMPLE_OTHERS = (3, 5, 11, 13)
+
+_TOOLS = ("deploykit", "torch", "onnx", "onnxscript", "onnxruntime")
+
+
+def export(
+    ref: ModelRef,
+    path: Path,
+    *,
+    opset: int = DEFAULT_OPSET,
+    verify: bool = True,
+    progress: Callable[[str], None] = lambda step: None,
+) -> Artifact:
+    """Export the model that ``ref`` names to ``path``, verified against PyTorch, with a manifest beside it.
+
+    Raises:
+        ExportError: the model cannot be exported, or the exported file is not the same model.
+        ModelError, WeightsError, UsageError: the model cannot be loaded.
+        OutputError: the file cannot be written.
+    """
+    from deploykit import loading
+
+    progress("loading the model")
+    spec = loading.load(ref)
+    progress("tracing")
+    model, outputs, operators = to_onnx(spec, opset)
+    content = model.SerializeToString(deterministic=True)
+    verification: dict[str, Any] = {"verified": False}
+    if verify:
+        from deploykit.export import _verify
+
+        progress("verifying")
+        _verify.check_graph(model, spec, outputs, operators)
+        checks = _verify.compare(content, spec, outputs)
+        tolerance = {"atol": _verify.ATOL, "rtol": _verify.RTOL}
+        verification = {"verified": True, **tolerance, "checks": [asdict(check) for check in checks]}
+    return artifacts.write(
+        Artifact(
+            path,
+            "onnx",
+            "float32",
+            sha256="",
+            inputs=spec.inputs,
+            outputs=outputs,
+            name=loading.model_name(ref),
+            model=ref,
+            dims=spec.dims,
+            tools={package: importlib.metadata.version(package) for package in _TOOLS},
+            verification=verification,
+        ),
+        content,
+    )
+
+
+def to_onnx(spec: ModelSpec, opset: int = DEFAULT_OPSET) -> tuple[onnx.ModelProto, tuple[TensorSpec, ...], int]:
+    """The model as an ONNX graph, its outputs, and how many recurrent operators the trace met.
+
+    Raises:
+        ExportError: the model cannot be traced, or an operator cannot be translated.
+    """
+    import onnx
+
+    from deploykit.export import _clean, _lowering, _operators
+
+    if opset not in OPSETS:
+        raise ExportError(f"opset {opset} is not one that deploykit exports: choose {OPSETS[0]} to {OPSETS[-1]}.")
+    names = _output_names(spec)
+    with _quiet(), _lowering.lowered(spec.module):
+        try:
+            program = _trace(spec)
+            operators = sum("deploykit." in str(node.target) for node in program.graph.nodes)
+            exported = _translate(program, spec, names, opset, _operators.translations(opset))
+        except DeploykitError:
+            raise
+        # The exporter wraps what went wrong in exceptions of its own, of many classes; the innermost says it.
+        except Exception as error:
+            raise ExportError(f"{spec.name} cannot be exported: {_root(error)}.") from error
+    assert isinstance(exported, onnx.ModelProto)
+    _clean.clean(exported, spec.module)
+    outputs = tuple(artifacts.tensor_spec(value) for value in exported.graph.output)
+    return exported, spec.outputs or outputs, operators
+
+
+def _output_names(spec: ModelSpec) -> tuple[str, ...]:
+    """Run the module once, which also brings its own mistakes to light before the exporter wraps them."""
+    from deploykit.backends._outputs import output_names
+    from deploykit.export import _verify
+
+    try:
+        values = _verify.reference_outputs(spec, spec.feeds(0, **_example_sizes(spec)))
+    except ModelError:
+        raise
+    # The module is the user's own code: whatever it raises is the answer.
+    except Exception as error:
+        shapes = ", ".join(map(str, spec.inputs))
+        raise ModelError(f"{spec.name} fails in PyTorch on the inputs {shapes}: {_root(error)}.") from error
+    return output_names(spec, len(values))
+
+
+def _example_sizes(spec: ModelSpec) -> dict[str, int]:
+    others = [name for name in spec.dynamic if name not in _EXAMPLE]
+    sizes = {
+        name: _EXAMPLE.get(name) or _EXAMPLE_OTHERS[others.index(name) % len(_EXAMPLE_OTHERS)] for name in spec.dynamic
+    }
+    return {name: max(min(size, _range(spec, name).high), _range(spec, name).low) for name, size in sizes.items()}
+
+
+def _range(spec: ModelSpec, name: str) -> DimRange:
+    return spec.dims.get(name, DimRange())
+
+
+def _trace(spec: ModelSpec) -> torch.export.ExportedProgram:
+    import torch
+
+    feeds = spec.feeds(0, **_example_sizes(spec))
+    example = tuple(torch.from_numpy(feeds[tensor.name]) for tensor in spec.inputs)
+    return torch.export.export(spec.module, example, dynamic_shapes=_dynamic_shapes(spec), strict=False)
+
+
+def _dynamic_shapes(spec: ModelSpec) -> tuple[dict[int, Any], ...]:
+    import torch
+
+    dims = {
+        name: torch.export.Dim(name, min=_range(spec, name).low, max=_range(spec, name).high) for name in spec.dynamic
+    }
+    return tuple(
+        {axis: dims[dim] for axis, dim in enumerate(tensor.dims) if isinstance(dim, str)} for tensor in spec.inputs
+    )
+
+
+def _translate(
+    program: torch.export.ExportedProgram, spec: ModelSpec, names: tuple[str, ...], opset: int, table: dict[Any, Any]
+) -> onnx.ModelProto:
+    import torch
+
+    exported = torch.onnx.export(
+        program,
+        dynamo=True,
+        opset_version=opset,
+        input_names=[tensor.name for tensor in spec.inputs],
+        output_names=list(names),
+        dynamic_shapes=_dynamic_shapes(spec),
+        custom_translation_table=table,
+        verbose=False,
+    )
+    if exported is None:
+        raise ExportError(f"{spec.name} cannot be exported: torch.onnx returned nothing.")
+    return exported.model_proto
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's warnings about packages that no recurrent model needs."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    before = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, before, strict=True):
+                logger.setLevel(level)
+
+
+def _root(error: BaseException) -> str:
+    """The first line of the innermost cause."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__).rstrip(".")

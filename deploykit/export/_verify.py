@@ -1,0 +1,161 @@
+"""Proves an exported file before anybody gets it: the checker, the declared interface, and PyTorch's own answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from deploykit.artifact import tensor_spec
+from deploykit.backends._outputs import flatten_outputs
+from deploykit.coverage import RECURRENT
+from deploykit.errors import ExportError
+from deploykit.types import DimRange, ModelSpec, TensorSpec
+
+if TYPE_CHECKING:
+    import onnx
+    import onnxruntime
+
+    from deploykit.types import Array
+
+# A float32 recurrence computed in another order: measured errors of trained models are 1e-7 to 1e-5.
+ATOL = 1e-4
+RTOL = 1e-4
+
+# Sizes that every dynamic dim is tried at. Length 1, longer than the export example (7), and something between; the
+# sizes of different dims differ, so that two that were mixed up cannot pass.
+_SIZES = {"batch": (1, 3, 5)}
+_OTHERS = ((1, 61, 23), (1, 37, 17), (1, 29, 11), (1, 19, 13))
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison with PyTorch: the sizes of the dynamic dims, and the largest absolute error over all outputs."""
+
+    sizes: Mapping[str, int]
+    max_abs: float
+
+
+def check_graph(
+    model: onnx.ModelProto, spec: ModelSpec, outputs: tuple[TensorSpec, ...], expected_recurrent: int
+) -> None:
+    """The checker with full_check and strict inference, the interface as declared, and no recurrent layer lost.
+
+    Raises:
+        ExportError: the graph breaks the standard, or is not what was declared.
+    """
+    import onnx
+
+    try:
+        onnx.checker.check_model(model, full_check=True)
+        onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(
+            f"{spec.name} was exported to a graph that ONNX's checker refuses: {_line(error)}."
+        ) from error
+    for declared, value in (
+        *zip(spec.inputs, model.graph.input, strict=True),
+        *zip(outputs, model.graph.output, strict=True),
+    ):
+        found = tensor_spec(value)
+        if found != declared:
+            raise ExportError(
+                f"{spec.name} was to have {declared}, the exported graph has {found}: report this model to deploykit."
+            )
+    found_recurrent = sum(node.op_type in RECURRENT for node in model.graph.node)
+    if found_recurrent != expected_recurrent:
+        raise ExportError(
+            f"{spec.name} runs {expected_recurrent} recurrent layers, the exported graph has {found_recurrent} "
+            "recurrent operators: report this model to deploykit."
+        )
+
+
+def compare(content: bytes, spec: ModelSpec, outputs: tuple[TensorSpec, ...]) -> tuple[Check, ...]:
+    """Run the file in onnxruntime and the module in PyTorch on fresh inputs at three sets of sizes.
+
+    Raises:
+        ExportError: onnxruntime refuses the file, or an output differs in shape, dtype or beyond the tolerance.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    # onnxruntime's exceptions have no common base of their own below Exception.
+    except Exception as error:
+        raise ExportError(
+            f"{spec.name} was exported to a file that onnxruntime cannot load: {_line(error)}."
+        ) from error
+    return tuple(
+        _compare_once(session, spec, outputs, sizes, seed) for seed, sizes in enumerate(verification_sizes(spec))
+    )
+
+
+def verification_sizes(spec: ModelSpec) -> list[dict[str, int]]:
+    """Three sets of sizes for the dynamic dims, within their ranges; one set where there are none."""
+    if not spec.dynamic:
+        return [{}]
+    others = [name for name in spec.dynamic if name not in _SIZES]
+    table = {name: _SIZES[name] for name in spec.dynamic if name in _SIZES}
+    table |= {name: _OTHERS[index % len(_OTHERS)] for index, name in enumerate(others)}
+    return [{name: _clamp(choice[index], spec.dims.get(name)) for name, choice in table.items()} for index in range(3)]
+
+
+def _compare_once(
+    session: onnxruntime.InferenceSession,
+    spec: ModelSpec,
+    outputs: tuple[TensorSpec, ...],
+    sizes: dict[str, int],
+    seed: int,
+) -> Check:
+    feeds = spec.feeds(1000 + seed, **sizes)
+    expected = reference_outputs(spec, feeds)
+    at = ", ".join(f"{name}={size}" for name, size in sizes.items()) or "its fixed shape"
+    try:
+        found = session.run([output.name for output in outputs], dict(feeds))
+    except Exception as error:
+        raise ExportError(
+            f"{spec.name} was exported, but onnxruntime cannot run it at {at}: {_line(error)}."
+        ) from error
+    worst = [_difference(spec, output, at, *pair) for output, *pair in zip(outputs, found, expected, strict=True)]
+    return Check(sizes, max(worst, default=0.0))
+
+
+def reference_outputs(spec: ModelSpec, feeds: Mapping[str, Array]) -> list[Array]:
+    """What PyTorch answers, flattened, for the inputs by name."""
+    import torch
+
+    with torch.inference_mode():
+        value = spec.module(*(torch.from_numpy(feeds[tensor.name]) for tensor in spec.inputs))
+    return [tensor.numpy() for tensor in flatten_outputs(value)]
+
+
+def _difference(spec: ModelSpec, output: TensorSpec, at: str, found: Any, expected: Array) -> float:
+    import numpy as np
+
+    if found.shape != expected.shape or found.dtype != expected.dtype:
+        raise ExportError(
+            f"{spec.name}: output {output.name} at {at} is {found.dtype}{list(found.shape)} in onnxruntime and "
+            f"{expected.dtype}{list(expected.shape)} in PyTorch: report this model to deploykit."
+        )
+    if not np.isfinite(expected).all():
+        raise ExportError(
+            f"{spec.name}: PyTorch itself answers NaN or Inf in {output.name} at {at}: nothing can be verified."
+        )
+    error = np.abs(found.astype(np.float64) - expected.astype(np.float64))
+    # Written so that a NaN in `found` fails too.
+    if not bool((error <= ATOL + RTOL * np.abs(expected)).all()):
+        raise ExportError(
+            f"{spec.name}: output {output.name} at {at} differs from PyTorch by {np.max(error):.3g} "
+            f"(allowed: {ATOL:g} + {RTOL:g} of the value): report this model to deploykit."
+        )
+    return float(error.max(initial=0.0))
+
+
+def _clamp(size: int, bounds: DimRange | None) -> int:
+    return size if bounds is None else min(max(size, bounds.low), bounds.high)
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0].rstrip(".")

@@ -1,0 +1,135 @@
+"""From the words of the command line to a PyTorch model: a zoo name, ``file.py:factory``, ``package.module:factory``."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deploykit import registry, weights
+from deploykit.artifact import ModelRef
+from deploykit.errors import ModelError, UsageError
+from deploykit.types import DimRange, ModelSpec, TensorSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def model_name(ref: ModelRef) -> str:
+    """A short name for files and tables: the zoo name, or the factory's."""
+    return ref.ref.rpartition(":")[2].replace("_", "-")
+
+
+def load(ref: ModelRef) -> ModelSpec:
+    """Build the model, load its weights, and put it in eval mode.
+
+    A ``.py`` file or a package named here is imported, so its code runs: it is code that the user asked to run.
+
+    Raises:
+        UnknownNameError: no zoo model has that name.
+        ModelError: the file or factory cannot be found, fails, or returns no module.
+        WeightsError: the weights are missing, unsafe, or do not fit.
+        UsageError: an input description is malformed, or there is none.
+    """
+    spec = _described(_zoo(ref) if ":" not in ref.ref else _users(ref), ref)
+    if ref.weights is not None:
+        path = Path(ref.weights)
+        weights.fit(spec.module, weights.read_state(path), path)
+    _require_finite(spec.module, ref)
+    spec.module.eval().requires_grad_(False)
+    return spec
+
+
+def _zoo(ref: ModelRef) -> ModelSpec:
+    if ref.ref not in registry.zoo_names() and Path(ref.ref).suffix == ".py":
+        raise UsageError(f"{ref.ref} names a file but no factory in it: write {ref.ref}:FACTORY.")
+    spec = registry.zoo_model(ref.ref)
+    if ref.weights is None:
+        path = registry.zoo_weights(ref.ref)
+        weights.fit(spec.module, weights.read_state(path), path)
+    return spec
+
+
+def _users(ref: ModelRef) -> ModelSpec:
+    from torch import nn
+
+    where, _, name = ref.ref.rpartition(":")
+    factory = _factory(where, name)
+    try:
+        made = factory()
+    # The factory is the user's own code: whatever it raises is the answer.
+    except Exception as error:
+        raise ModelError(f"the factory {ref.ref} failed with {type(error).__name__}: {error}") from error
+    if isinstance(made, ModelSpec):
+        return made
+    if isinstance(made, nn.Module):
+        return ModelSpec(made, (), name=model_name(ref))
+    raise ModelError(
+        f"the factory {ref.ref} returned a {type(made).__name__}: it must return an nn.Module or a ModelSpec."
+    )
+
+
+def _described(spec: ModelSpec, ref: ModelRef) -> ModelSpec:
+    inputs = tuple(TensorSpec.parse(text) for text in ref.inputs) or spec.inputs
+    if not inputs:
+        raise UsageError(f"say what {ref.ref} takes, like --input 'x:float32[batch,time,40]' (once for each input).")
+    names = [tensor.name for tensor in inputs]
+    if len(set(names)) < len(names):
+        raise UsageError(f"two inputs of {ref.ref} have one name: {', '.join(names)}.")
+    dims = dict(spec.dims) | dict(DimRange.parse(text) for text in ref.dims)
+    sample = spec.sample if not ref.inputs else None
+    described = replace(spec, inputs=inputs, dims=dims, sample=sample)
+    unknown = sorted(dims.keys() - set(described.dynamic))
+    if unknown:
+        raise UsageError(f"--dim names {unknown[0]!r}, which no input of {ref.ref} has: {', '.join(map(str, inputs))}.")
+    return described
+
+
+def _factory(where: str, name: str) -> Callable[[], Any]:
+    module = _import_file(Path(where)) if where.endswith(".py") else _import_module(where)
+    factory = getattr(module, name, None)
+    if not callable(factory):
+        raise ModelError(f"{where} has no function or class {name!r}: name one that returns the model.")
+    found: Callable[[], Any] = factory
+    return found
+
+
+def _import_file(path: Path) -> object:
+    if not path.is_file():
+        raise ModelError(f"no file {path}: check the path of the model's factory.")
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:  # as when the file is run as a script, so that it finds its neighbours
+        sys.path.insert(0, folder)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ModelError(f"{path} cannot be imported as a Python file.")
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses and pickles look their module up by name; a module of that name which is already there stays.
+    sys.modules.setdefault(path.stem, module)
+    try:
+        spec.loader.exec_module(module)
+    # Importing runs the user's own code: whatever it raises is the answer.
+    except Exception as error:
+        raise ModelError(f"importing {path} failed with {type(error).__name__}: {error}") from error
+    return module
+
+
+def _import_module(name: str) -> object:
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:  # a console script does not look in the current folder
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        raise ModelError(f"importing {name} failed with {type(error).__name__}: {error}") from error
+
+
+def _require_finite(module: nn.Module, ref: ModelRef) -> None:
+    import torch
+
+    for name, tensor in module.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise ModelError(f"{ref.ref} has NaN or Inf in its parameter {name}: nothing can be compared with it.")

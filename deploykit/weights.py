@@ -1,0 +1,118 @@
+"""Weights files: safetensors, or pickles of plain tensors. A pickle that wants to run code is refused unread."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deploykit.errors import WeightsError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+# Where training scripts put the state dict inside a checkpoint.
+_NESTED = ("state_dict", "model_state_dict", "model")
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The state dict in ``path``: safetensors, or whatever ``torch.load(weights_only=True)`` accepts.
+
+    A checkpoint that holds the state dict under ``state_dict``, ``model_state_dict`` or ``model`` is unwrapped, and
+    the ``module.`` that DataParallel puts before every key is taken off.
+
+    Raises:
+        WeightsError: the file is missing or damaged, holds no tensors, or is a pickle that wants to run code.
+    """
+    if not path.is_file():
+        raise WeightsError(f"no weights file at {path}: check the path given with --weights.")
+    state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    for key in _NESTED:
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    tensors = _tensors(state)
+    if not tensors:
+        raise WeightsError(f"{path} holds no tensors by name: save it with torch.save(model.state_dict(), ...).")
+    if all(name.startswith("module.") for name in tensors):
+        tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def fit(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Load ``state`` into ``module``; every key must be there, with its shape, and no other.
+
+    Raises:
+        WeightsError: a key is missing, unexpected, of another shape, or holds NaN or Inf; the message names the keys.
+    """
+    import torch
+
+    expected = module.state_dict()
+    problems = [
+        _listed("missing", sorted(expected.keys() - state.keys())),
+        _listed("unexpected", sorted(state.keys() - expected.keys())),
+        _listed(
+            "of another shape",
+            [
+                f"{name} {tuple(state[name].shape)} for {tuple(tensor.shape)}"
+                for name, tensor in expected.items()
+                if name in state and state[name].shape != tensor.shape
+            ],
+        ),
+    ]
+    if any(problems):
+        told = "; ".join(filter(None, problems))
+        raise WeightsError(f"{path} does not fit {type(module).__name__}: {told}.")
+    broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise WeightsError(f"{path} holds NaN or Inf in {_first(broken)}: train or save the model again.")
+    module.load_state_dict(state)
+
+
+def _read_safetensors(path: Path) -> Any:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path} is no readable safetensors file: {error}.") from error
+
+
+def _read_pickle(path: Path) -> Any:
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "weights_only" in str(error).lower() or "weights only" in str(error).lower():
+            raise WeightsError(
+                f"{path} is refused, and nothing of it was run: it is a pickle of more than plain tensors; save it "
+                "again as torch.save(model.state_dict(), ...) or as safetensors."
+            ) from error
+        raise WeightsError(f"{path} is no readable weights file: {_line(error)}.") from error
+    # torch.load meets a damaged file with whatever its zip and pickle readers happen to raise.
+    except Exception as error:
+        raise WeightsError(f"{path} is no readable weights file: {_line(error)}.") from error
+
+
+def _tensors(state: object) -> dict[str, Tensor]:
+    import torch
+
+    if not isinstance(state, Mapping):
+        return {}
+    return {str(name): value for name, value in state.items() if isinstance(value, torch.Tensor)}
+
+
+def _listed(what: str, names: list[str]) -> str:
+    return f"{what}: {_first(names)}" if names else ""
+
+
+def _first(names: list[str], count: int = 4) -> str:
+    rest = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + rest
+
+
+def _line(error: Exception) -> str:
+    text = str(error).strip().split("\n", 1)[0] or type(error).__name__
+    return text.rstrip(".")
