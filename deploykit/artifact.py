@@ -88,7 +88,7 @@ def write(artifact: Artifact, content: bytes) -> Artifact:
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             model=_relative(artifact.model, artifact.path.parent),
         )
-        # The manifest first: should the artifact's own rename fail then, the hash betrays that they do not belong together.
+        # The manifest first: should the artifact's own rename fail then, the hash betrays that they do not match.
         write_text(manifest_path(artifact.path), _encode(written))
     return replace(written, model=artifact.model)
 

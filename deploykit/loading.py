@@ -1,4 +1,4 @@
-"""From the words of the command line to a PyTorch model: a zoo name, ``file.py:factory``, ``package.module:factory``."""
+"""From the command line's words to a PyTorch model: a zoo name, ``file.py:factory``, ``package.module:factory``."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,15 +86,19 @@ def _read_pickle(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "weights_only" in str(error).lower() or "weights only" in str(error).lower():
-            raise WeightsError(
-                f"{path} is refused, and nothing of it was run: it is a pickle of more than plain tensors; save it "
-                "again as torch.save(model.state_dict(), ...) or as safetensors."
-            ) from error
-        raise WeightsError(f"{path} is no readable weights file: {_line(error)}.") from error
+        raise WeightsError(
+            f"{path} is refused, and nothing of it was run: it is damaged, or a pickle of more than plain tensors "
+            f"({_refusal(str(error))}); save it again as torch.save(model.state_dict(), ...) or as safetensors."
+        ) from error
     # torch.load meets a damaged file with whatever its zip and pickle readers happen to raise.
     except Exception as error:
         raise WeightsError(f"{path} is no readable weights file: {_line(error)}.") from error
+
+
+def _refusal(text: str) -> str:
+    """What torch's unpickler stumbled over, out of its advice on how to run the pickle all the same."""
+    match = re.search(r"GLOBAL [\w.]+", text) or re.search(r"Unsupported [\w ]+", text)
+    return match[0].strip() if match else text.strip().split("\n", 1)[0].rstrip(".")
 
 
 def _tensors(state: object) -> dict[str, Tensor]:
@@ -114,5 +119,6 @@ def _first(names: list[str], count: int = 4) -> str:
 
 
 def _line(error: Exception) -> str:
-    text = str(error).strip().split("\n", 1)[0] or type(error).__name__
-    return text.rstrip(".")
+    """The first sentence of what a reader said, with the kind of error, which alone often says it."""
+    said = str(error).strip().split("\n", 1)[0].split(". ", 1)[0].rstrip(".")
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__

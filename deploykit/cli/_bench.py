@@ -100,7 +100,7 @@ def run(subjects: Sequence[Subject], reference: Artifact, settings: Settings) ->
 
 
 def finish(report: Report, json_target: str | None) -> None:
-    """Write the JSON, print the table; end with 3 when something lies outside its tolerance, 1 when something failed."""
+    """Write the JSON, print the table; end with 3 when something lies outside its tolerance, 1 when one failed."""
     from rich.console import Console
 
     from deploykit.bench.report import render, to_json

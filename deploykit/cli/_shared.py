@@ -87,7 +87,11 @@ def model_ref(
 def exported(config: Config, ref: ModelRef) -> Artifact:
     """The newest export of that model in the build folder; where there is none, it is made now, and said on stderr."""
     found = artifacts.newest(config.build_dir, lambda made: made.format == "onnx" and ref.same_model(made.model))
-    return found or export_now(config, ref, None)
+    if found is not None:
+        return found
+    made = export_now(config, ref, None)
+    click.echo(f"exported {made.name} to {made.path}", err=True)
+    return made
 
 
 def export_now(config: Config, ref: ModelRef, output: Path | None, **options: Any) -> Artifact:
@@ -97,9 +101,7 @@ def export_now(config: Config, ref: ModelRef, output: Path | None, **options: An
 
     name = loading.model_name(ref)
     with _progress.steps(f"exporting {name}") as step:
-        made = export(ref, output or config.build_dir / f"{name}.onnx", progress=step, **options)
-    click.echo(f"exported {name} to {made.path}", err=True)
-    return made
+        return export(ref, output or config.build_dir / f"{name}.onnx", progress=step, **options)
 
 
 def derived(config: Config, parent: Artifact) -> list[Artifact]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import inspect
+import io
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -13,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from deploykit import artifact as artifacts
 from deploykit.artifact import Artifact, ModelRef
-from deploykit.errors import DeploykitError, ExportError, ModelError
+from deploykit.errors import ExportError, ModelError
 from deploykit.types import DimRange, ModelSpec, TensorSpec
 
 if TYPE_CHECKING:
@@ -97,11 +100,9 @@ def to_onnx(spec: ModelSpec, opset: int = DEFAULT_OPSET) -> tuple[onnx.ModelProt
             program = _trace(spec)
             operators = sum("deploykit." in str(node.target) for node in program.graph.nodes)
             exported = _translate(program, spec, names, opset, _operators.translations(opset))
-        except DeploykitError:
-            raise
         # The exporter wraps what went wrong in exceptions of its own, of many classes; the innermost says it.
         except Exception as error:
-            raise ExportError(f"{spec.name} cannot be exported: {_root(error)}.") from error
+            raise ExportError(f"{spec.name} cannot be exported: {_explained(error)}.") from error
     assert isinstance(exported, onnx.ModelProto)
     _clean.clean(exported, spec.module)
     outputs = tuple(artifacts.tensor_spec(value) for value in exported.graph.output)
@@ -144,15 +145,19 @@ def _trace(spec: ModelSpec) -> torch.export.ExportedProgram:
     return torch.export.export(spec.module, example, dynamic_shapes=_dynamic_shapes(spec), strict=False)
 
 
-def _dynamic_shapes(spec: ModelSpec) -> tuple[dict[int, Any], ...]:
+def _dynamic_shapes(spec: ModelSpec) -> tuple[Any, ...]:
+    """For each input its dynamic axes, nested as torch.export sees the arguments: those of ``*args`` as one tuple."""
     import torch
 
-    dims = {
-        name: torch.export.Dim(name, min=_range(spec, name).low, max=_range(spec, name).high) for name in spec.dynamic
-    }
-    return tuple(
+    # No maximum where none was declared: products of very large ones overflow inside torch.export.
+    bounds = {name: {"min": spec.dims[name].low, "max": spec.dims[name].high} for name in spec.dims}
+    dims = {name: torch.export.Dim(name, **bounds.get(name, {"min": 1})) for name in spec.dynamic}
+    shapes = [
         {axis: dims[dim] for axis, dim in enumerate(tensor.dims) if isinstance(dim, str)} for tensor in spec.inputs
-    )
+    ]
+    kinds = [parameter.kind for parameter in inspect.signature(spec.module.forward).parameters.values()]
+    named = kinds.index(inspect.Parameter.VAR_POSITIONAL) if inspect.Parameter.VAR_POSITIONAL in kinds else len(shapes)
+    return (*shapes[:named], tuple(shapes[named:])) if len(shapes) > named else tuple(shapes)
 
 
 def _translate(
@@ -171,16 +176,19 @@ def _translate(
         verbose=False,
     )
     if exported is None:
-        raise ExportError(f"{spec.name} cannot be exported: torch.onnx returned nothing.")
+        raise ExportError("torch.onnx returned nothing")
     return exported.model_proto
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's warnings about packages that no recurrent model needs."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    """Without what the exporter prints and logs: packages that nobody needs here, and whole graphs on a failure."""
+    loggers = [
+        logging.getLogger(name) for name in ("torch", "torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir")
+    ]
     before = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
+    silence = io.StringIO()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
         warnings.simplefilter("ignore")
         for logger in loggers:
             logger.setLevel(logging.ERROR)
@@ -189,6 +197,19 @@ def _quiet() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, before, strict=True):
                 logger.setLevel(level)
+
+
+def _explained(error: Exception) -> str:
+    """What went wrong in words of the model, for the failures that have a way round."""
+    told = _root(error)
+    if fixed := re.search(r"Constraints violated \(([^)]*)\)", told):
+        return (
+            f"its code works only at the traced size of {fixed[1]} (a Python loop over it, or a size written into a "
+            "reshape); write that dim as a number in --input, or take the size from the tensor's shape"
+        )
+    if "data-dependent" in told:
+        return f"its code branches on, or takes a size from, a tensor's values ({told}); use torch.where, or a fixed size"
+    return told
 
 
 def _root(error: BaseException) -> str:

@@ -1,7 +1,7 @@
 """Our own lowering of nn.RNN, nn.LSTM and nn.GRU: each layer becomes exactly one ONNX operator.
 
 torch.onnx unrolls nn.RNN, freezes the time axis on a second export in one process, and writes files for LSTMs with
-projections that no runtime loads. So the layers' ``forward`` is exchanged, for the time of the trace, for one that calls
+projections that no runtime loads. So the layers' ``forward`` is exchanged, during the trace, for one that calls
 the operators of ``_operators`` with weights that already lie in ONNX's order.
 """
 
@@ -116,8 +116,8 @@ def _run(layer: nn.RNNBase, kind: str, layers: list[_Layer], x: Any, hx: Any, pa
     """nn.RNNBase.forward on ONNX operators: the same arguments, the same results."""
     if not isinstance(x, Tensor):
         raise ExportError(
-            f"the recurrent layer {path} is given a {type(x).__name__}: packed sequences cannot be exported yet; "
-            "pass the padded tensor."
+            f"its recurrent layer {path} is given a {type(x).__name__}; packed sequences cannot be exported yet, "
+            "so pass the padded tensor"
         )
     batched = x.dim() == 3
     if not batched:

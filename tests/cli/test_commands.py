@@ -1,0 +1,124 @@
+"""The commands on a small model of a user's own: by hand, by project file, and as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from deploykit.artifact import ModelRef
+
+INPUT = ("--input", "x:float32[batch,time,8]")
+
+
+@pytest.fixture
+def project(net: ModelRef, folder: Path) -> Path:
+    (folder / "deploykit.toml").write_text(
+        'model = "net.py:gru"\ninput = ["x:float32[batch,time,8]"]\n[bench]\nbatch = [2]\n'
+    )
+    return folder
+
+
+def test_three_lines_do_the_right_thing_in_turn(project: Path, run: Callable[..., Result]) -> None:
+    exported = run("export")
+    assert exported.exit_code == 0, exported.output
+    assert "verified against PyTorch" in exported.stdout
+    quantized = run("quantize", "--int8")
+    assert quantized.exit_code == 0, quantized.output
+    assert "rnn/GRU" in quantized.stdout
+    made = sorted(path.name for path in (project / "build").iterdir())
+    assert made == ["gru.int8.onnx", "gru.int8.onnx.json", "gru.onnx", "gru.onnx.json"]
+    benched = run("bench", "--backend", "ort", "--time", "20", "--json", "-")
+    assert benched.exit_code in (0, 3), benched.output  # 16 hidden units in int8 may well miss a tolerance
+    report = json.loads(benched.stdout)
+    rows = [(row["backend"], row["precision"], row["batch"], row["time"], row["status"]) for row in report["rows"]]
+    assert rows == [("torch", "float32", 2, 20, "ok"), ("ort", "float32", 2, 20, "ok"), ("ort", "int8", 2, 20, "ok")]
+    assert all(row["latency_ms"]["p50"] > 0 for row in report["rows"])
+    assert report["passed"] is (benched.exit_code == 0)
+
+
+def test_validate_exports_what_is_missing_and_times_nothing(project: Path, run: Callable[..., Result]) -> None:
+    result = run("validate", "--backend", "ort", "--time", "30", "--json", "-")
+    assert result.exit_code == 0, result.output
+    assert "exported gru to build" in result.stderr
+    report = json.loads(result.stdout)
+    assert report["passed"] is True
+    ort = next(row for row in report["rows"] if row["backend"] == "ort")
+    assert ort["latency_ms"] is None
+    assert ort["accuracy"]["max_abs"] < 1e-4
+
+
+def test_validate_fails_an_artifact_of_other_weights(project: Path, run: Callable[..., Result]) -> None:
+    assert run("export").exit_code == 0
+    source = (project / "net.py").read_text()
+    stat = (project / "net.py").stat()
+    (project / "net.py").write_text(source.replace("manual_seed(0)", "manual_seed(1)"))
+    os.utime(
+        project / "net.py", (stat.st_atime + 5, stat.st_mtime + 5)
+    )  # so that the cached bytecode is not taken for it
+    result = run("validate", "--backend", "ort", "--json", "-")
+    assert result.exit_code == 3, result.output
+    assert json.loads(result.stdout)["passed"] is False
+
+
+def test_export_as_json_is_the_manifest_alone(net: ModelRef, folder: Path, run: Callable[..., Result]) -> None:
+    result = run("export", net.ref, *INPUT, "-o", "here/net.onnx", "--json", "-")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout) == json.loads((folder / "here" / "net.onnx.json").read_text())
+    assert result.stderr == ""
+
+
+def test_an_excluded_recurrent_layer_ends_with_3_and_leaves_nothing(project: Path, run: Callable[..., Result]) -> None:
+    assert run("export").exit_code == 0
+    refused = run("quantize", "--int8", "--exclude", "rnn/GRU")
+    assert refused.exit_code == 3
+    assert "rnn/GRU" in refused.stderr
+    assert "--allow-partial" in refused.stderr
+    assert not (project / "build" / "gru.int8.onnx").exists()
+    assert run("quantize", "--int8", "--exclude", "rnn/GRU", "--allow-partial").exit_code == 0
+    unknown = run("quantize", "--int8", "--exclude", "rnn/LSTM")
+    assert unknown.exit_code == 1
+    assert "no node 'rnn/LSTM'" in unknown.stderr
+
+
+def test_an_int8_artifact_is_not_quantized_again(project: Path, run: Callable[..., Result]) -> None:
+    assert run("export").exit_code == 0
+    assert run("quantize", "--int8").exit_code == 0
+    again = run("quantize", "--int8", "build/gru.int8.onnx")
+    assert again.exit_code == 1
+    assert "name the float artifact" in again.stderr
+
+
+@pytest.mark.parametrize("kind", ["lstm", "rnn"])
+def test_the_other_kinds_are_exported_and_quantized(
+    net: ModelRef, folder: Path, run: Callable[..., Result], kind: str
+) -> None:
+    assert run("export", f"net.py:{kind}", *INPUT).exit_code == 0
+    quantized = run("quantize", "--int8", f"build/{kind}.onnx", "--json", "-")
+    assert quantized.exit_code == 0, quantized.output
+    rows = json.loads(quantized.stdout)["coverage"]["rows"]
+    assert [(row["kind"], row["became"]) for row in rows if row["kind"] == kind.upper()] == [(kind.upper(), "int8")]
+
+
+def test_models_and_backends_and_doctor_as_json(folder: Path, run: Callable[..., Result]) -> None:
+    models = json.loads(run("models", "--json", "-").stdout)
+    assert [entry["name"] for entry in models if entry["default"]] == ["charlm-gru"]
+    backends = {entry["name"]: entry for entry in json.loads(run("backends", "--json", "-").stdout)}
+    assert backends["torch"]["available"]
+    assert backends["ort"]["available"]
+    assert "null" not in backends
+    facts = json.loads(run("doctor", "--json", "-").stdout)
+    assert facts["packages"]["torch"]
+    assert facts["model"] == "charlm-gru"
+
+
+def test_the_tables_keep_their_brackets(folder: Path, run: Callable[..., Result]) -> None:
+    from deploykit import registry
+
+    if registry.backend("trt").available() is None:
+        pytest.skip("TensorRT runs here")
+    assert "deploykit[trt]" in run("backends").stdout.replace("\n", " ")

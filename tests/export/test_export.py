@@ -1,0 +1,203 @@
+"""Export of users' own recurrent modules: one ONNX operator a layer, dynamic axes, and the same answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from deploykit import artifact as artifacts
+from deploykit.artifact import ModelRef
+from deploykit.coverage import RECURRENT
+from deploykit.errors import ExportError, ModelError
+from deploykit.export import export, to_onnx
+from deploykit.types import ModelSpec, TensorSpec
+
+KINDS = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
+
+
+class Net(nn.Module):
+    """A recurrent layer whose outputs and final states are all returned, with or without given initial states."""
+
+    def __init__(self, layer: nn.RNNBase, given_state: bool) -> None:
+        super().__init__()
+        self.layer = layer
+        self.given_state = given_state
+
+    def forward(self, x: torch.Tensor, *states: torch.Tensor) -> Any:
+        if not self.given_state:
+            return self.layer(x)
+        return self.layer(x, tuple(states) if len(states) > 1 else states[0])
+
+
+def spec_of(layer: nn.RNNBase, given_state: bool = False) -> ModelSpec:
+    inputs = [
+        TensorSpec("x", "float32", (*(("batch", "time") if layer.batch_first else ("time", "batch")), layer.input_size))
+    ]
+    if given_state:
+        rows = layer.num_layers * (2 if layer.bidirectional else 1)
+        inputs.append(TensorSpec("h0", "float32", (rows, "batch", layer.proj_size or layer.hidden_size)))
+        if isinstance(layer, nn.LSTM):
+            inputs.append(TensorSpec("c0", "float32", (rows, "batch", layer.hidden_size)))
+    return ModelSpec(Net(layer, given_state).eval(), tuple(inputs))
+
+
+def assert_same(spec: ModelSpec, opset: int = 20) -> onnx.ModelProto:
+    """Export, check the graph, and compare with PyTorch at sizes of our own."""
+    model, outputs, _ = to_onnx(spec, opset)
+    onnx.checker.check_model(model, full_check=True)
+    layer = next(module for module in spec.module.modules() if isinstance(module, nn.RNNBase))
+    counted = [node for node in model.graph.node if node.op_type in RECURRENT]
+    assert len(counted) == layer.num_layers
+    assert not [node.op_type for node in model.graph.node if node.op_type in ("Loop", "Scan", "If")]
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    for seed, (batch, time) in enumerate([(1, 1), (3, 40), (4, 2)]):
+        feeds = spec.feeds(seed, batch=batch, time=time)
+        found = session.run(None, feeds)
+        with torch.no_grad():
+            y, state = spec.module(*(torch.from_numpy(value) for value in feeds.values()))
+        expected = [y, *(state if isinstance(state, tuple) else [state])]
+        assert len(found) == len(expected) == len(outputs)
+        for ours, theirs in zip(found, expected, strict=True):
+            assert np.abs(ours - theirs.numpy()).max() < 1e-5
+    return model
+
+
+@settings(max_examples=16, deadline=None)
+@given(
+    kind=st.sampled_from(sorted(KINDS)),
+    options=st.fixed_dictionaries(
+        {
+            "input_size": st.integers(1, 5),
+            "hidden_size": st.integers(2, 7),
+            "num_layers": st.integers(1, 3),
+            "bidirectional": st.booleans(),
+            "bias": st.booleans(),
+            "batch_first": st.booleans(),
+            "dropout": st.sampled_from([0.0, 0.3]),
+        }
+    ),
+    given_state=st.booleans(),
+    extra=st.booleans(),
+)
+def test_every_layer_is_one_operator_with_pytorchs_answers(
+    kind: str, options: dict[str, Any], given_state: bool, extra: bool
+) -> None:
+    torch.manual_seed(0)
+    if extra and kind == "rnn":
+        options["nonlinearity"] = "relu"
+    if extra and kind == "lstm":
+        options["proj_size"] = max(1, options["hidden_size"] // 2)
+    if options["num_layers"] == 1:
+        options["dropout"] = 0.0
+    assert_same(spec_of(KINDS[kind](**options), given_state))
+
+
+@pytest.mark.parametrize("opset", [18, 23])
+def test_the_oldest_and_newest_opset(opset: int) -> None:
+    model = assert_same(spec_of(nn.GRU(3, 4, batch_first=True)), opset)
+    assert [entry.version for entry in model.opset_import if entry.domain == ""] == [opset]
+
+
+def test_unbatched_input() -> None:
+    layer = nn.LSTM(3, 4)
+    spec = ModelSpec(Net(layer, False).eval(), (TensorSpec("x", "float32", ("time", 3)),))
+    model, outputs, count = to_onnx(spec)
+    assert count == 1
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    x = np.random.default_rng(0).standard_normal((9, 3), dtype=np.float32)
+    y, (h, c) = layer(torch.from_numpy(x))
+    for ours, theirs in zip(session.run(None, {"x": x}), (y, h, c), strict=True):
+        assert ours.shape == tuple(theirs.shape)
+        assert np.abs(ours - theirs.detach().numpy()).max() < 1e-5
+    assert [output.dims for output in outputs] == [("time", 4), (1, 4), (1, 4)]
+
+
+def test_the_module_is_as_before_afterwards() -> None:
+    spec = spec_of(nn.GRU(3, 4, num_layers=2, batch_first=True))
+    x = torch.randn(2, 5, 3)
+    before, names = spec.module(x)[0], set(spec.module.state_dict())
+    to_onnx(spec)
+    assert torch.equal(spec.module(x)[0], before)
+    assert set(spec.module.state_dict()) == names
+    assert not list(spec.module.named_buffers())
+
+
+def test_exporting_twice_gives_the_same_bytes_and_a_clean_file(net: ModelRef, folder: Path) -> None:
+    first, second = (export(net, folder / name) for name in ("a.onnx", "b.onnx"))
+    assert first.sha256 == second.sha256
+    assert sorted(path.name for path in folder.glob("*.onnx*")) == ["a.onnx", "a.onnx.json", "b.onnx", "b.onnx.json"]
+    model = onnx.load(first.path)
+    assert model.producer_name == "deploykit"
+    assert [prop.key for prop in model.metadata_props] == ["deploykit.source_sha256"]
+    assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
+    content = first.path.read_bytes()
+    assert str(folder).encode() not in content
+    assert b"site-packages" not in content
+    assert [node.name for node in model.graph.node if node.op_type == "GRU"] == ["rnn/GRU"]
+
+
+def test_the_manifest_holds_what_was_proved(net: ModelRef, folder: Path) -> None:
+    made = export(net, folder / "net.onnx")
+    assert made == artifacts.read(folder / "net.onnx")
+    manifest = json.loads((folder / "net.onnx.json").read_text())
+    assert manifest["verification"]["verified"] is True
+    assert [check["sizes"] for check in manifest["verification"]["checks"]] == [
+        {"batch": 1, "time": 1},
+        {"batch": 3, "time": 61},
+        {"batch": 5, "time": 23},
+    ]
+    assert made.outputs == (TensorSpec("output", "float32", ("batch", "time", 3)),)
+    assert made.model == net
+    unproved = export(net, folder / "unproved.onnx", verify=False)
+    assert unproved.verification == {"verified": False}
+
+
+class FixedTime(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.reshape(-1, 7, 4) * 2
+
+
+class Branch(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x if x.sum() > 0 else -x
+
+
+class Packed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.GRU(4, 4, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        lengths = torch.full((x.shape[0],), x.shape[1])
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True)
+        return nn.utils.rnn.pad_packed_sequence(self.layer(packed)[0], batch_first=True)[0]
+
+
+@pytest.mark.parametrize("module", [FixedTime(), Branch(), Packed()], ids=lambda module: type(module).__name__)
+def test_what_cannot_be_exported_is_one_sentence_and_leaves_the_module_alone(module: nn.Module) -> None:
+    spec = ModelSpec(module.eval(), (TensorSpec("x", "float32", ("batch", "time", 4)),), name="odd")
+    with pytest.raises(ExportError, match="odd cannot be exported") as error:
+        to_onnx(spec)
+    assert "\n" not in str(error.value)
+    assert not list(module.named_buffers())
+
+
+def test_a_module_that_fails_in_pytorch_says_so() -> None:
+    spec = ModelSpec(nn.GRU(3, 4).eval(), (TensorSpec("x", "float32", ("time", "batch", 5)),), name="odd")
+    with pytest.raises(ModelError, match=r"odd fails in PyTorch .*Expected 3, got 5"):
+        to_onnx(spec)
+
+
+def test_an_opset_that_is_not_supported_is_told() -> None:
+    with pytest.raises(ExportError, match="choose 18 to 23"):
+        to_onnx(spec_of(nn.GRU(3, 4)), 9)
