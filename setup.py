@@ -8,4 +8,6 @@ from setuptools import find_packages, setup
 setup(
     packages=[*find_packages(include=["deploykit", "deploykit.*"]), "deploykit.models"],
     package_dir={"deploykit": "deploykit", "deploykit.models": "models"},
+    # Not build/, which is where deploykit itself puts its artifacts.
+    options={"build": {"build_base": "dist/build"}},
 )

@@ -21,7 +21,7 @@ class RunOptions:
 
 
 class Runner(ABC):
-    """One opened artifact. A context manager; NumPy in, NumPy out, finished when ``infer`` returns. No timing inside."""
+    """One opened artifact, a context manager. NumPy in and out, finished when ``infer`` returns; no timing inside."""
 
     @abstractmethod
     def infer(self, feeds: Feeds) -> dict[str, Array]:
@@ -37,7 +37,9 @@ class Runner(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -50,6 +52,8 @@ class Backend(ABC):
     extra: str | None = None
     #: One line for `deploykit backends`.
     summary: str = ""
+    #: True for one that is no use outside tests: `--backend all` and `deploykit backends` leave it out.
+    hidden: bool = False
 
     @abstractmethod
     def available(self) -> str | None:

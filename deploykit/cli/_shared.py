@@ -134,8 +134,3 @@ def artifact_at(path: str) -> Artifact:
     if path.endswith(".json"):
         raise UsageError(f"{path} is a manifest: name the artifact itself, {path.removesuffix('.json')}.")
     return artifacts.read(Path(path))
-
-
-def size(count: int) -> str:
-    """Bytes for people: 3.9 MB."""
-    return f"{count / 1e6:.2f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"

@@ -28,10 +28,8 @@ install; with `all` it is a row that says so.""",
     show_default=True,
     help="Backends, like torch,ort.",
 )
-@click.option("--batch", type=_shared.IntList(), default="1", show_default=True, help="Batch sizes.")
-@click.option(
-    "--time", "times", type=_shared.IntList(), default="100", show_default=True, help="Numbers of time steps."
-)
+@click.option("--batch", type=_shared.IntList(), help="Batch sizes; default: 1.")
+@click.option("--time", "times", type=_shared.IntList(), help="Numbers of time steps; default: 100.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads for one inference.")
 @click.option(
     "--data", type=click.Path(path_type=Path), help="Inputs to use, by name, as .npz; default: the model's own sample."
@@ -45,8 +43,8 @@ def command(
     inputs: tuple[str, ...],
     dims: tuple[str, ...],
     backends: tuple[str, ...],
-    batch: tuple[int, ...],
-    times: tuple[int, ...],
+    batch: tuple[int, ...] | None,
+    times: tuple[int, ...] | None,
     threads: int,
     data: Path | None,
     json_target: str | None,

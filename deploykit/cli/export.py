@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from deploykit.artifact import Artifact, manifest_path
+from deploykit.bench.table import size
 from deploykit.cli import _shared
 from deploykit.config import Config
 
@@ -46,12 +47,12 @@ def describe(made: Artifact) -> str:
     proof = made.verification or {}
     checks = proof.get("checks", [])
     if not proof.get("verified"):
-        return f"{made.path}  {_shared.size(made.size_bytes)}  {interface}\nNOT verified against PyTorch (--no-verify)."
+        return f"{made.path}  {size(made.size_bytes)}  {interface}\nNOT verified against PyTorch (--no-verify)."
     worst = max(check["max_abs"] for check in checks)
     at = "; ".join(
-        ", ".join(f"{name}={size}" for name, size in check["sizes"].items()) or "its fixed shape" for check in checks
+        ", ".join(f"{name}={value}" for name, value in check["sizes"].items()) or "its fixed shape" for check in checks
     )
     return (
-        f"{made.path}  {_shared.size(made.size_bytes)}  {interface}\n"
+        f"{made.path}  {size(made.size_bytes)}  {interface}\n"
         f"verified against PyTorch at {at}: largest error {worst:.1e}."
     )

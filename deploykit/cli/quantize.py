@@ -8,6 +8,7 @@ import click
 
 from deploykit import registry
 from deploykit.artifact import Artifact, manifest_path
+from deploykit.bench.table import size
 from deploykit.cli import _progress, _shared, _table
 from deploykit.config import Config
 from deploykit.errors import UsageError
@@ -83,7 +84,7 @@ def show(made: Artifact, source: Artifact) -> None:
         rows.append((row.node, row.kind, row.became, *shares, told))
     ratio = source.size_bytes / made.size_bytes
     relation = f"{ratio:.2f} times smaller than" if ratio >= 1 else f"{1 / ratio:.2f} times LARGER than"
-    click.echo(f"{made.path}  {_shared.size(made.size_bytes)}, {relation} {source.path}")
+    click.echo(f"{made.path}  {size(made.size_bytes)}, {relation} {source.path}")
     _table.show(("node", "kind", "became", "weights", "MACs", "how, or why not"), rows, right=("weights", "MACs"))
     click.echo(
         f"int8: {coverage.weight_share:.1%} of the weight bytes, {coverage.mac_share:.1%} of the multiply-accumulates."

@@ -27,10 +27,8 @@ from deploykit.config import Config
     type=click.Path(path_type=Path, file_okay=False),
     help="The folder for everything; default: build.",
 )
-@click.option("--batch", type=_shared.IntList(), default="1", show_default=True, help="Batch sizes to time.")
-@click.option(
-    "--time", "times", type=_shared.IntList(), default="100", show_default=True, help="Numbers of time steps to time."
-)
+@click.option("--batch", type=_shared.IntList(), help="Batch sizes to time; default: 1.")
+@click.option("--time", "times", type=_shared.IntList(), help="Numbers of time steps to time; default: 100.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads for one inference.")
 @_shared.json_option
 @click.pass_obj
@@ -41,8 +39,8 @@ def command(
     inputs: tuple[str, ...],
     dims: tuple[str, ...],
     output: Path | None,
-    batch: tuple[int, ...],
-    times: tuple[int, ...],
+    batch: tuple[int, ...] | None,
+    times: tuple[int, ...] | None,
     threads: int,
     json_target: str | None,
 ) -> None:

@@ -26,9 +26,7 @@ TARGETS as for `deploykit bench`. Ends with 0 when every answer lies within its 
     show_default=True,
     help="Backends, like torch,ort.",
 )
-@click.option(
-    "--batch", type=_shared.IntList(), default="1", show_default=True, help="Batch sizes, besides those always checked."
-)
+@click.option("--batch", type=_shared.IntList(), help="Batch sizes, besides those always checked; default: 1.")
 @click.option(
     "--time",
     "times",
@@ -49,8 +47,8 @@ def command(
     inputs: tuple[str, ...],
     dims: tuple[str, ...],
     backends: tuple[str, ...],
-    batch: tuple[int, ...],
-    times: tuple[int, ...],
+    batch: tuple[int, ...] | None,
+    times: tuple[int, ...] | None,
     data: Path | None,
     json_target: str | None,
 ) -> None:

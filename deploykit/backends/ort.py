@@ -1,0 +1,80 @@
+"""onnxruntime on the CPU."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from deploykit.artifact import Artifact
+from deploykit.backends import Backend, Runner, RunOptions
+from deploykit.backends._feeds import check_names
+from deploykit.errors import BackendFailedError
+
+if TYPE_CHECKING:
+    from deploykit.types import Array, Feeds
+
+_ERROR = 3  # onnxruntime's log severity: what it warns of is no news to the user of a finished file
+
+
+class OrtRunner(Runner):
+    """One session. Its threads sleep between runs: spinning ones would slow down whatever is timed next."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self._inputs = [value.name for value in session.get_inputs()]
+        self._outputs = [value.name for value in session.get_outputs()]
+
+    def infer(self, feeds: Feeds) -> dict[str, Array]:
+        if self._session is None:
+            raise BackendFailedError("the onnxruntime session is closed: open the artifact again.")
+        check_names(feeds, self._inputs)
+        try:
+            values = self._session.run(self._outputs, dict(feeds))
+        except Exception as error:
+            raise BackendFailedError(f"onnxruntime failed: {_sentence(error)}.") from error
+        return dict(zip(self._outputs, values, strict=True))
+
+    def close(self) -> None:
+        self._session = None
+
+
+class OrtBackend(Backend):
+    """onnxruntime's CPU execution provider."""
+
+    accepts = frozenset({"onnx", "onnx-int8", "onnx-qdq"})
+    summary = "onnxruntime on the CPU"
+
+    def available(self) -> str | None:
+        from importlib.util import find_spec
+
+        return None if find_spec("onnxruntime") else "onnxruntime is not installed: run pip install onnxruntime."
+
+    def open(self, artifact: Artifact, options: RunOptions) -> Runner:
+        import onnxruntime
+
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = options.threads
+        settings.inter_op_num_threads = 1
+        settings.log_severity_level = _ERROR
+        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if not artifact.path.is_file():
+            raise BackendFailedError(f"there is no file {artifact.path}: make it with `deploykit export`.")
+        try:
+            session = onnxruntime.InferenceSession(str(artifact.path), settings, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            # A report carries this sentence to others, whom the folders of this machine do not concern.
+            why = _sentence(error).replace(str(artifact.path), artifact.path.name)
+            raise BackendFailedError(
+                f"onnxruntime cannot load {artifact.path.name}: {why}; make it again from its source."
+            ) from error
+        return OrtRunner(session)
+
+
+def _sentence(error: Exception) -> str:
+    """onnxruntime's message without its code prefix and line breaks."""
+    text = " ".join(str(error).split())
+    if text.startswith("[ONNXRuntimeError]"):
+        text = text.split(" : ", 3)[-1]
+    return text.rstrip(". ")
+
+
+BACKEND = OrtBackend()

@@ -1,0 +1,75 @@
+"""Real inputs from an .npz file, cut to the sizes that a run needs."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from deploykit.bench.shapes import TIME
+from deploykit.errors import UsageError
+from deploykit.types import TensorSpec
+
+if TYPE_CHECKING:
+    from deploykit.types import Array
+
+
+class DataFile:
+    """Arrays by input name, each with the dims of its spec: rows along ``batch``, steps along ``time``.
+
+    ``feeds`` takes a seeded, consecutive piece along each dynamic dim, the same piece for all inputs; rows wrap around
+    where more are asked for than there are, and so do steps, so that a short recording serves a long check.
+    """
+
+    def __init__(self, path: Path, inputs: Sequence[TensorSpec]) -> None:
+        """Read ``path``.
+
+        Raises:
+            UsageError: it cannot be read, lacks an input, or an array does not fit its spec.
+        """
+        self._inputs = tuple(inputs)
+        self._arrays = _read(path, self._inputs)
+        self._lengths: dict[str, int] = {}
+        for spec in self._inputs:
+            _check(path, spec, self._arrays[spec.name], self._lengths)
+
+    def feeds(self, seed: int, sizes: Mapping[str, int]) -> dict[str, Array]:
+        """Inputs by name for the given sizes of the dynamic dims, contiguous copies."""
+        generator = np.random.default_rng(seed)
+        picked = {}
+        for dim, length in self._lengths.items():
+            # Steps begin where the file lets the piece end without a wrap, if it can.
+            starts = max(length - sizes[dim], 0) + 1 if dim == TIME else length
+            picked[dim] = (int(generator.integers(starts)) + np.arange(sizes[dim])) % length
+        return {spec.name: _cut(self._arrays[spec.name], spec, picked) for spec in self._inputs}
+
+
+def _read(path: Path, inputs: Sequence[TensorSpec]) -> dict[str, Array]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            missing = [spec.name for spec in inputs if spec.name not in file]
+            if missing:
+                raise UsageError(f"{path} has no array {missing[0]!r}: it needs one for each input of the model.")
+            return {spec.name: file[spec.name] for spec in inputs}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, TypeError, AttributeError) as error:
+        raise UsageError(f"cannot read {path} as an .npz file of plain arrays: write it with numpy.savez.") from error
+
+
+def _check(path: Path, spec: TensorSpec, array: Array, lengths: dict[str, int]) -> None:
+    found = f"{spec.name}:{array.dtype}[{','.join(map(str, array.shape))}]"
+    if str(array.dtype) != spec.dtype or array.ndim != len(spec.dims):
+        raise UsageError(f"{path} has {found}, and the model takes {spec}.")
+    for size, dim in zip(array.shape, spec.dims, strict=True):
+        expected = lengths.setdefault(dim, size) if isinstance(dim, str) else dim
+        if size != expected or size == 0:
+            raise UsageError(f"{path} has {found}, where the model takes {spec} with {dim}={expected}.")
+
+
+def _cut(array: Array, spec: TensorSpec, picked: Mapping[str, Array]) -> Array:
+    for axis, dim in enumerate(spec.dims):
+        if isinstance(dim, str):
+            array = array.take(picked[dim], axis=axis)
+    return np.ascontiguousarray(array)

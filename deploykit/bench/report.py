@@ -1,0 +1,228 @@
+"""The report: what was measured, held against what, and the verdict. ``schema.json`` beside it describes its JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from deploykit.errors import ArtifactError
+from deploykit.files import write_text
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+SCHEMA_VERSION = 1
+
+Status = Literal["ok", "unavailable", "failed"]
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds per inference. A percentile is None where there are too few samples to say it."""
+
+    p50: float | None
+    p90: float | None
+    p95: float | None
+    p99: float | None
+    mean: float
+    min: float
+    cv: float | None
+    samples: int
+    windows: int
+    stable: bool
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """How many times faster than ``vs``, with the 95 % interval; None where one round gives no interval."""
+
+    vs: str
+    median: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class OutputError:
+    """One output's distance from the reference.
+
+    ``snr_db`` is None where there is no error (or no signal); ``argmax_agreement`` is the share of positions whose
+    largest entry along the last dim is the same, None for outputs without such a choice; ``equal`` is the share of
+    equal elements, ``outside`` the number of elements outside the tolerance (None where it is the SNR that judges);
+    ``per_step`` is the mean absolute error over the output's time axis, in at most 64 equal pieces.
+    """
+
+    max_abs: float
+    mean_abs: float
+    snr_db: float | None
+    cosine: float | None
+    argmax_agreement: float | None
+    equal: float
+    outside: int | None = None
+    per_step: tuple[float, ...] | None = None
+    steps: int | None = None
+    grows: bool | None = None
+    first_step_outside: int | None = None
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """The worst over all outputs at one (batch, time), with each output's own numbers in ``outputs``.
+
+    ``argmax_agreement`` and ``per_step`` are those of the first output that has them: the model's answer comes first,
+    and its states after it.
+    """
+
+    max_abs: float
+    mean_abs: float
+    snr_db: float | None
+    cosine: float | None
+    argmax_agreement: float | None
+    per_step: tuple[float, ...] | None
+    grows: bool | None
+    first_step_outside: int | None
+    outputs: Mapping[str, OutputError]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison with the reference: the sizes, how many seeds were pooled, and what came of it."""
+
+    batch: int | None
+    time: int | None
+    seeds: int
+    max_abs: float
+    snr_db: float | None
+    passed: bool
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Invariance:
+    """Largest change of an answer that should not change; None where it could not be tested or means nothing.
+
+    ``batch``: a row's, when its neighbours become ten times larger. ``prefix``: the first steps', when steps that are
+    ten times larger follow. ``causal`` is what the reference itself showed: where it is false, ``prefix`` is None.
+    """
+
+    batch: float | None
+    prefix: float | None
+    causal: bool | None
+
+
+@dataclass(frozen=True)
+class MetricResult:
+    """The model's own metric for this backend and for the reference, over the same data."""
+
+    name: str
+    value: float
+    reference: float
+    higher_is_better: bool
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What passes. Where ``min_snr_db`` is None, every element must satisfy |a - b| <= atol + rtol * |reference|."""
+
+    atol: float
+    rtol: float
+    min_snr_db: float | None
+    min_equal: float
+    max_metric_drop: float
+    origin: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One backend x precision x (batch, time). ``passed`` is None for a backend that is unavailable."""
+
+    backend: str
+    precision: str | None
+    artifact: str | None
+    batch: int | None
+    time: int | None
+    threads: int
+    status: Status
+    reason: str | None = None
+    latency_ms: Latency | None = None
+    speedup: Speedup | None = None
+    accuracy: Accuracy | None = None
+    metric: MetricResult | None = None
+    size_bytes: int | None = None
+    peak_memory_bytes: int | None = None
+    passed: bool | None = None
+    format: str | None = None
+    sha256: str | None = None
+    tolerance: Tolerance | None = None
+    checks: tuple[Check, ...] = ()
+    invariance: Invariance | None = None
+    load_ms: float | None = None
+    first_ms: float | None = None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """All rows of one run and the machine it ran on."""
+
+    schema_version: int = SCHEMA_VERSION
+    model: str
+    environment: Mapping[str, Any]
+    reference: str
+    rows: tuple[Row, ...]
+    passed: bool
+    warnings: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def verdict(rows: tuple[Row, ...]) -> bool:
+    """Whether no row failed. Unavailable rows do not count: for a backend asked for by name, the caller raises."""
+    return all(row.passed is not False for row in rows)
+
+
+def to_json(report: Report) -> str:
+    """The report as indented JSON, in the schema's order; a number that is not finite becomes null."""
+    return msgspec.json.format(msgspec.json.encode(report), indent=1).decode() + "\n"
+
+
+def render(report: Report, console: Console) -> None:
+    """Print the report as a table, readable at 100 columns, with every reason and warning below it in words."""
+    from deploykit.bench.table import show
+
+    show(report, console)
+
+
+def save(report: Report, path: Path) -> None:
+    """Write the report's JSON to ``path``, whole or not at all.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    write_text(path, to_json(report))
+
+
+def read(path: Path) -> Report:
+    """The report at ``path``.
+
+    Raises:
+        ArtifactError: it cannot be read, or is no report of this schema version.
+    """
+    try:
+        report = msgspec.json.decode(path.read_bytes(), type=Report)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise ArtifactError(f"{path} is no bench report that deploykit can read: {error}.") from error
+    if report.schema_version != SCHEMA_VERSION:
+        raise ArtifactError(
+            f"{path} has schema version {report.schema_version}, this deploykit reads {SCHEMA_VERSION}: upgrade it."
+        )
+    return report
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) that every report satisfies."""
+    found: dict[str, Any] = msgspec.json.decode(Path(__file__).with_name("schema.json").read_bytes())
+    return found

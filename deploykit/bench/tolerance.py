@@ -1,0 +1,66 @@
+"""What passes, by precision, and where each number comes from."""
+
+from __future__ import annotations
+
+from deploykit.bench.report import MetricResult, Tolerance
+from deploykit.errors import UsageError
+
+# The same sums in another order differ by some float32 epsilons (1.2e-7) a step, and recurrence carries that along; an
+# export that is right stays near 1e-6, one that is wrong (a gate swapped, a bias lost) is beyond 1e-2.
+FLOAT32 = Tolerance(
+    atol=1e-4,
+    rtol=1e-4,
+    min_snr_db=None,
+    min_equal=1.0,
+    max_metric_drop=0.001,
+    origin="deploykit's default for float32: the same arithmetic in another order",
+)
+# float16 has an epsilon of 9.8e-4; ten of them.
+FLOAT16 = Tolerance(
+    atol=1e-2,
+    rtol=1e-2,
+    min_snr_db=None,
+    min_equal=0.99,
+    max_metric_drop=0.005,
+    origin="deploykit's default for float16: ten epsilons of the format",
+)
+# An error of a tenth of the signal's amplitude (20 dB) is where int8 recurrent models are known to lose their task; a
+# metric of 99 % of float32's is the bar of MLPerf Inference. A single element may be further out: the metric judges.
+INT8 = Tolerance(
+    atol=1e-2,
+    rtol=0.0,
+    min_snr_db=20.0,
+    min_equal=0.9,
+    max_metric_drop=0.01,
+    origin="deploykit's default for int8: 20 dB, and 99 % of the reference's metric as in MLPerf Inference",
+)
+
+_BY_PRECISION = {"float32": FLOAT32, "fp32": FLOAT32, "float16": FLOAT16, "fp16": FLOAT16}
+
+
+def tolerance(precision: str) -> Tolerance:
+    """The tolerance for a precision; every precision that begins with ``int8`` has that of int8.
+
+    Raises:
+        UsageError: nothing is known of that precision.
+    """
+    if precision.startswith("int8"):
+        return INT8
+    if precision not in _BY_PRECISION:
+        raise UsageError(
+            f"no tolerance is known for the precision {precision!r}: known are {', '.join(_BY_PRECISION)}, int8."
+        )
+    return _BY_PRECISION[precision]
+
+
+def judge_metric(metric: MetricResult, allowed: Tolerance) -> str | None:
+    """None when the metric lost no more than allowed, relative to the reference's (absolute where that is 0)."""
+    loss = metric.reference - metric.value if metric.higher_is_better else metric.value - metric.reference
+    share = loss / abs(metric.reference) if metric.reference else loss
+    # Written so that a NaN fails.
+    if share <= allowed.max_metric_drop:
+        return None
+    return (
+        f"its {metric.name} is {metric.value:.4g} where the reference has {metric.reference:.4g}: "
+        f"{share:.2%} worse, and {allowed.max_metric_drop:.1%} is allowed."
+    )

@@ -1,0 +1,273 @@
+"""The far side: one process that runs one subject and answers commands over a pipe.
+
+Each command is ``(name, *arguments)`` and has one answer: ``("ok", value)``, or ``(kind, sentence, trace)`` where the
+kind is ``failed``, ``unavailable`` or ``usage``. While no command is under way the process is blocked on the pipe, so
+that it costs whoever is being timed nothing. It is started as a plain ``python -c``, not by ``multiprocessing``, which
+would import the caller's main module again, and run it where it has no guard.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deploykit.artifact import Artifact
+from deploykit.backends import Runner, RunOptions
+from deploykit.errors import BackendFailedError, BackendUnavailableError, DeploykitError, ModelError, UsageError
+from deploykit.types import DimRange, ModelSpec, TensorSpec
+
+if TYPE_CHECKING:
+    from deploykit.types import Array, Feeds
+
+COMMANDS = frozenset({"open", "describe", "feeds", "infer", "prepare", "window", "metric", "stats"})
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the reference knows of its model: all that the parent, which never imports PyTorch, needs of it."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    dims: Mapping[str, DimRange]
+    weight_bytes: int | None
+    metric: str | None
+    higher_is_better: bool = False
+
+    @property
+    def dynamic(self) -> tuple[str, ...]:
+        """Names of all dynamic dims, in order of first appearance."""
+        return tuple(dict.fromkeys(dim for spec in self.inputs for dim in spec.dynamic))
+
+
+@dataclass(frozen=True)
+class Stats:
+    """``peak_memory_bytes`` is the whole process's: interpreter, libraries, weights and the inputs it was given.
+
+    ``load_ms`` includes importing the backend's library; ``first_ms`` is the first inference after that.
+    """
+
+    peak_memory_bytes: int
+    load_ms: float
+    first_ms: float | None
+    denormals: str
+
+
+def main() -> None:
+    """Serve the connection whose file descriptor is the first argument, until it closes."""
+    # Ctrl-C reaches the whole process group; the parent decides what becomes of its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with (
+        Connection(int(sys.argv[1])) as connection,
+        contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError),
+    ):
+        serve(connection)
+
+
+def serve(connection: Connection) -> None:
+    """Answer commands until ``close``. An error of a command is its answer, and the next command is served."""
+    server = Server(connection)
+    while True:
+        name, *arguments = connection.recv()
+        if name == "close":
+            server.close()
+            connection.send(("ok", None))
+            return
+        connection.send(_answer(server, name, arguments))
+
+
+def _answer(server: Server, name: str, arguments: Sequence[Any]) -> tuple[Any, ...]:
+    if name not in COMMANDS:
+        return ("failed", f"the worker knows no command {name!r}.", "")
+    try:
+        return ("ok", getattr(server, name)(*arguments))
+    except BackendUnavailableError as error:
+        return ("unavailable", str(error), traceback.format_exc())
+    except DeploykitError as error:
+        return ("usage" if isinstance(error, UsageError) else "failed", str(error), traceback.format_exc())
+    except Exception as error:
+        text = (str(error).strip().splitlines() or [""])[0].rstrip(". ")
+        return ("failed", f"{type(error).__name__}{': ' if text else ''}{text}.", traceback.format_exc())
+
+
+class Server:
+    """The state of one worker: its runner and the input sets it is timed with."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._opened: Runner | None = None
+        self._sets: dict[str, list[Feeds]] = {}
+        self._next = 0
+        self._load_ms = 0.0
+        self._first_ms: float | None = None
+
+    @property
+    def _runner(self) -> Runner:
+        if self._opened is None:
+            raise BackendFailedError("nothing is open in this worker.")
+        return self._opened
+
+    def open(self, backend: str, artifact: Artifact, options: RunOptions) -> None:
+        """Open the artifact.
+
+        Raises:
+            BackendUnavailableError: the backend cannot run here.
+            BackendFailedError: it does not run this format, or cannot load the artifact.
+        """
+        from deploykit import registry
+
+        begin = time.perf_counter_ns()
+        found = registry.backend(backend)
+        reason = found.available()
+        if reason is not None:
+            raise BackendUnavailableError(reason)
+        if artifact.format not in found.accepts:
+            raise BackendFailedError(
+                f"the backend {backend!r} runs {', '.join(sorted(found.accepts))}, and this is {artifact.format}."
+            )
+        self._opened = found.open(artifact, options)
+        self._load_ms = (time.perf_counter_ns() - begin) / 1e6
+
+    def describe(self) -> Description:
+        """What the model takes and is judged by."""
+        spec = self._spec()
+        metric = spec.metric
+        return Description(
+            spec.inputs,
+            spec.outputs,
+            dict(spec.dims),
+            _weight_bytes(spec.module),
+            None if metric is None else metric.name,
+            metric is not None and metric.higher_is_better,
+        )
+
+    def feeds(self, seed: int, sizes: Mapping[str, int]) -> dict[str, Array]:
+        """The model's own sample inputs."""
+        return self._spec().feeds(seed, **sizes)
+
+    def infer(self, feeds: Feeds) -> dict[str, Array]:
+        """One inference; the first one is timed for the report."""
+        begin = time.perf_counter_ns()
+        outputs = self._runner.infer(feeds)
+        if self._first_ms is None:
+            self._first_ms = (time.perf_counter_ns() - begin) / 1e6
+        return _checked(outputs)
+
+    def prepare(self, key: str, sets: list[Feeds]) -> None:
+        """Hold input sets to be timed with under ``key``; those of another key are let go."""
+        self._sets = {key: sets}
+        self._next = 0
+
+    def window(self, key: str, seconds: float, least: int) -> list[int]:
+        """Nanoseconds of each inference, the input sets in rotation, for ``seconds`` and at least ``least`` times.
+
+        One inference before them is not timed: it finds the caches full of what the other subjects left there. Garbage
+        collection is off meanwhile, so that its pauses do not fall into whichever window is unlucky.
+        """
+        infer, sets, clock = self._runner.infer, self._sets[key], time.perf_counter_ns
+        samples: list[int] = []
+        gc.collect()
+        gc.disable()
+        try:
+            infer(sets[self._next % len(sets)])
+            deadline = clock() + int(seconds * 1e9)
+            while len(samples) < least or clock() < deadline:
+                feeds = sets[self._next % len(sets)]
+                self._next += 1
+                begin = clock()
+                infer(feeds)
+                samples.append(clock() - begin)
+        finally:
+            gc.enable()
+        return samples
+
+    def metric(self, remote: bool) -> float:
+        """The model's metric: of this worker's own runner, or of another that the parent asks in its place."""
+        metric = self._spec().metric
+        if metric is None:
+            raise ModelError("the model has no metric.")
+        return float(metric.evaluate(self._ask if remote else self._runner.infer))
+
+    def stats(self) -> Stats:
+        """Memory so far and the times of loading and of the first inference."""
+        return Stats(_peak_memory(), self._load_ms, self._first_ms, _denormals())
+
+    def close(self) -> None:
+        """Close the runner."""
+        if self._opened is not None:
+            self._opened.close()
+
+    def _spec(self) -> ModelSpec:
+        spec = getattr(self._runner, "spec", None)
+        if not isinstance(spec, ModelSpec):
+            raise ModelError("this backend does not know its model's spec, so that it cannot be the reference.")
+        return spec
+
+    def _ask(self, feeds: Feeds) -> dict[str, Array]:
+        self._connection.send(("ask", dict(feeds)))
+        outputs: dict[str, Array] | None = self._connection.recv()
+        if outputs is None:
+            raise BackendFailedError("the backend under test failed during the metric.")
+        return outputs
+
+
+def _checked(outputs: object) -> dict[str, Array]:
+    import numpy as np
+
+    if not isinstance(outputs, dict) or not all(isinstance(value, np.ndarray) for value in outputs.values()):
+        raise BackendFailedError("the backend does not return NumPy arrays by output name.")
+    return outputs
+
+
+def _weight_bytes(module: object) -> int | None:
+    state: Callable[[], Mapping[str, Any]] | None = getattr(module, "state_dict", None)
+    if state is None:
+        return None
+    return sum(int(tensor.nbytes) for tensor in state().values())
+
+
+def _peak_memory() -> int:
+    """Peak resident set in bytes.
+
+    Linux's ru_maxrss survives exec: started from a large process, it would tell the parent's size, so VmHWM it is.
+    """
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _denormals() -> str:
+    """Whether this thread keeps numbers below the smallest normal float32, or flushes them to zero."""
+    import numpy as np
+
+    small = np.full(1, 2.0**-126, np.float32) * np.float32(0.5)
+    return "kept" if float(small[0]) > 0 else "flushed"
+
+
+def environment(threads: int) -> dict[str, str]:
+    """Environment variables of a worker: its thread counts, and threads that sleep rather than spin when idle."""
+    paths = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
+    count = str(threads)
+    return {
+        **os.environ,
+        "PYTHONPATH": paths,
+        "OMP_NUM_THREADS": count,
+        "MKL_NUM_THREADS": count,
+        "OPENBLAS_NUM_THREADS": count,
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "KMP_BLOCKTIME": "0",
+    }
