@@ -8,6 +8,7 @@ import click
 import msgspec
 
 from deploykit import registry
+from deploykit.bench.table import size
 from deploykit.cli import _shared, _table
 
 
@@ -19,9 +20,21 @@ def command(json_target: str | None) -> None:
         _shared.emit_json(msgspec.json.format(msgspec.json.encode(entries)).decode(), json_target)
     if json_target == "-":
         return
-    keys = ("name", "parameters", "metric", "value", "baseline", "summary")
-    rows = [["" if entry[key] is None else str(entry[key]) for key in keys] for entry in entries]
-    _table.show(("model", *keys[1:]), rows, right=("parameters", "value", "baseline"))
+    rows = [
+        (entry["name"], _millions(entry["parameters"]), size(entry["size_bytes"]), _told(entry)) for entry in entries
+    ]
+    _table.show(("model", "parameters", "size", "what it is"), rows, right=("parameters", "size"))
+
+
+def _millions(count: int | None) -> str:
+    return "" if count is None else f"{count / 1e6:.2f} M"
+
+
+def _told(entry: dict[str, Any]) -> str:
+    """The file's first line, and what the model reaches; or that its weights are not there."""
+    if not entry["trained"]:
+        return f"{entry['summary']} Not trained: python -m models.train {entry['name']}."
+    return f"{entry['summary']} {entry['metric']}: {entry['value']:.3f}, baseline {entry['baseline']:.3f}."
 
 
 def _entry(name: str) -> dict[str, Any]:

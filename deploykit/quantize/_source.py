@@ -1,0 +1,106 @@
+"""What a graph has to be before it can be quantized, and what is said of the nodes inside its inner graphs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import onnx
+from onnx import TensorProto
+
+from deploykit.coverage import CoverageRow
+from deploykit.errors import QuantizationError
+from deploykit.quantize._constants import Constants
+from deploykit.quantize._graph import MICROSOFT, is_standard, name_of, subgraphs, walk
+
+OLDEST_OPSET = 14
+_QUANTIZED = frozenset(
+    {
+        "ConvInteger",
+        "DequantizeLinear",
+        "DynamicQuantizeLinear",
+        "MatMulInteger",
+        "QLinearConv",
+        "QLinearMatMul",
+        "QuantizeLinear",
+    }
+)
+_HALF: dict[int, str] = {TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16"}
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """The version of the default operator set that a model asks for.
+
+    Raises:
+        QuantizationError: none, or one older than 14 (where the recurrent operators took their present form).
+    """
+    found = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+    if not found:
+        raise QuantizationError("the model imports no ai.onnx operator set: it is not an ordinary ONNX model.")
+    if found[0] < OLDEST_OPSET:
+        raise QuantizationError(
+            f"the model uses opset {found[0]}, int8 needs {OLDEST_OPSET} or newer: export it again with a newer opset."
+        )
+    return int(found[0])
+
+
+def check_source(model: onnx.ModelProto) -> None:
+    """Refuse a model that is quantized already or that computes in half precision.
+
+    Raises:
+        QuantizationError: with the node or value that shows it.
+    """
+    for node in [*walk(model.graph), *(inner for function in model.functions for inner in function.node)]:
+        if _is_quantized(node):
+            raise QuantizationError(
+                f"the model is quantized already (node {name_of(node)!r} is a {node.op_type}): take the float32 one."
+            )
+    for info in (*model.graph.input, *model.graph.output):
+        _refuse_half(info.name, info.type.tensor_type.elem_type)
+    for tensor in model.graph.initializer:
+        _refuse_half(tensor.name, tensor.data_type)
+
+
+def _is_quantized(node: onnx.NodeProto) -> bool:
+    if is_standard(node):
+        return node.op_type in _QUANTIZED
+    name = node.op_type
+    return node.domain == MICROSOFT and ("Quant" in name or "Integer" in name or "QLinear" in name or "NBits" in name)
+
+
+def _refuse_half(name: str, elem_type: int) -> None:
+    if elem_type in _HALF:
+        raise QuantizationError(f"{name!r} is {_HALF[elem_type]}: export the model in float32 and quantize that.")
+
+
+def inner_nodes(node: onnx.NodeProto) -> Iterator[tuple[onnx.NodeProto, onnx.GraphProto, str]]:
+    """Every node inside a Scan, Loop or If node, with the graph that holds it and the name of the one around it."""
+    for graph in subgraphs(node):
+        for inner in graph.node:
+            yield inner, graph, f"{node.op_type} {name_of(node)!r}"
+            yield from inner_nodes(inner)
+
+
+def float_row(graph: onnx.GraphProto, node: onnx.NodeProto, constants: Constants, reason: str) -> CoverageRow:
+    """The row of a node that stays in float.
+
+    A convolution's multiply-accumulates are those of one output position; a product of two activations has no weights,
+    and its multiply-accumulates are counted where the right operand's shape is known.
+    """
+    places = {"GRU": (1, 2), "LSTM": (1, 2), "RNN": (1, 2), "Gather": (0,), "MatMul": (0, 1)}.get(node.op_type, (1,))
+    arrays = [array for place in places if (array := constants.value(node.input[place])) is not None]
+    macs = 0 if node.op_type == "Gather" else sum(array.size for array in arrays)
+    if node.op_type == "MatMul" and not arrays:
+        macs = _static_size(graph, node.input[1])
+        reason = reason if macs else f"{reason} whose size is not stated, so that it is not counted"
+    size = sum(array.nbytes for array in arrays)
+    return CoverageRow(name_of(node), node.op_type, "float32", node.op_type, size, macs, reason=reason)
+
+
+def _static_size(graph: onnx.GraphProto, name: str) -> int:
+    """Product of a value's last two dims, 0 where they are not stated."""
+    for info in (*graph.value_info, *graph.input):
+        if info.name == name:
+            dims = [dim.dim_value for dim in info.type.tensor_type.shape.dim][-2:]
+            return math.prod(dims) if len(dims) == 2 else 0
+    return 0
