@@ -31,7 +31,9 @@ def test_every_command_and_option_written_there_exists(page: Path) -> None:
             command = cli.get_command(context, name)
             assert command is not None, f"{page.name} writes `deploykit {name}`"
             known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
-            unknown = [word for word in words if word.startswith("-") and word != "-" and word.split("=")[0] not in known]
+            unknown = [
+                word for word in words if word.startswith("-") and word != "-" and word.split("=")[0] not in known
+            ]
             assert not unknown, f"{page.name} writes `deploykit {name}` with {unknown}"
 
 

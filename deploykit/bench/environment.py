@@ -7,9 +7,10 @@ import platform
 import subprocess
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from deploykit.versions import versions
 
 #: Vector instructions that decide how fast int8 and float32 kernels are.
 FLAGS = (
@@ -47,19 +48,12 @@ def environment(threads: int, denormals: Sequence[str]) -> dict[str, Any]:
         "os": f"{platform.system()} {platform.release()}",
         "machine": platform.machine(),
         "python": platform.python_version(),
-        "libraries": {name: found for name in LIBRARIES if (found := _version(name))},
+        "libraries": versions(LIBRARIES),
         "threads": threads,
         "spinning": False,
         "denormals": sorted(set(denormals)),
         "git": _git(),
     }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _read(path: Path) -> str | None:

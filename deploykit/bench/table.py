@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from deploykit.bench.report import Latency, MetricResult, Report, Row
+from deploykit.units import size
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -159,13 +160,3 @@ def _verdict(row: Row) -> str:
 
 def _number(value: float | None) -> str:
     return _DASH if value is None else f"{value:.3g}"
-
-
-def size(value: int | None) -> str:
-    """A size in bytes with three digits and a decimal unit."""
-    if value is None:
-        return _DASH
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if value >= scale:
-            return f"{value / scale:.3g} {unit}"
-    return f"{value} B"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import re
@@ -17,6 +16,7 @@ from deploykit import registry
 from deploykit.cli import _shared, _table
 from deploykit.cli.backends import backend_entries
 from deploykit.config import Config
+from deploykit.versions import version
 
 _PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "safetensors", "tensorrt", "pycuda")
 _OPTIONAL = ("tensorrt", "pycuda")
@@ -46,7 +46,7 @@ def _facts(config: Config) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "int8_instructions": _int8_instructions(),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {name: version(name) for name in _PACKAGES},
         "project_file": None if config.source is None else str(config.source),
         "model": config.model.ref,
         "zoo": {name: registry.zoo_weights(name).is_file() for name in registry.zoo_names()},
@@ -92,13 +92,6 @@ def _show(facts: dict[str, Any], problems: list[str]) -> None:
         click.secho(f"problem: {problem}", fg="red")
     if not problems:
         click.echo("everything needed is here.")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _int8_instructions() -> str:

@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from deploykit.artifact import Artifact, manifest_path
-from deploykit.bench.table import size
 from deploykit.cli import _shared
 from deploykit.config import Config
+from deploykit.units import size
 
 
 @click.command(

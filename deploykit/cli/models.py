@@ -8,8 +8,8 @@ import click
 import msgspec
 
 from deploykit import registry
-from deploykit.bench.table import size
 from deploykit.cli import _shared, _table
+from deploykit.units import size
 
 
 @click.command(help="List the zoo: trained models that need no download.")

@@ -8,11 +8,11 @@ import click
 
 from deploykit import registry
 from deploykit.artifact import Artifact, manifest_path
-from deploykit.bench.table import size
 from deploykit.cli import _progress, _shared, _table
 from deploykit.config import Config
 from deploykit.errors import UsageError
 from deploykit.quantize import DEFAULT_METHOD
+from deploykit.units import size
 
 
 @click.command(
@@ -88,6 +88,5 @@ def show(made: Artifact, source: Artifact) -> None:
     _table.show(("node", "kind", "became", "weights", "MACs", "how, or why not"), rows, right=("weights", "MACs"))
     uncounted = sum(row.macs == 0 and row.became == "float32" for row in coverage.rows)
     besides = f", {uncounted} float products of unknown size not counted" if uncounted else ""
-    click.echo(
-        f"int8: {coverage.weight_share:.1%} of the weight bytes, {coverage.mac_share:.1%} of the multiply-accumulates{besides}."
-    )
+    total = f"{coverage.weight_share:.1%} of the weight bytes, {coverage.mac_share:.1%} of the multiply-accumulates"
+    click.echo(f"int8: {total}{besides}.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import inspect
 import io
 import logging
@@ -18,6 +17,7 @@ from deploykit import artifact as artifacts
 from deploykit.artifact import Artifact, ModelRef
 from deploykit.errors import ExportError, ModelError
 from deploykit.types import DimRange, ModelSpec, TensorSpec
+from deploykit.versions import versions
 
 if TYPE_CHECKING:
     import onnx
@@ -75,7 +75,7 @@ def export(
             name=loading.model_name(ref),
             model=ref,
             dims=spec.dims,
-            tools={package: importlib.metadata.version(package) for package in _TOOLS},
+            tools=versions(_TOOLS),
             verification=verification,
         ),
         content,
@@ -208,7 +208,7 @@ def _explained(error: Exception) -> str:
             "reshape); write that dim as a number in --input, or take the size from the tensor's shape"
         )
     if "data-dependent" in told:
-        return f"its code branches on, or takes a size from, a tensor's values ({told}); use torch.where, or a fixed size"
+        return f"its code branches on a tensor's values, or takes a size from them ({told}): use torch.where"
     return told
 
 

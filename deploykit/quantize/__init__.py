@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from deploykit import artifact as artifacts
 from deploykit.artifact import Artifact
 from deploykit.coverage import Coverage
 from deploykit.errors import GateError, QuantizationError
+from deploykit.versions import versions
 
 if TYPE_CHECKING:
     import onnx
@@ -100,7 +100,7 @@ def quantize(
             parent=source.sha256,
             model=source.model,
             dims=source.dims,
-            tools={package: importlib.metadata.version(package) for package in _TOOLS},
+            tools=versions(_TOOLS),
             coverage=coverage,
         ),
         content,

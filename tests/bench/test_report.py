@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from deploykit.bench import report as reports
-from deploykit.bench import schema, table
+from deploykit.bench import schema
 from deploykit.bench.report import (
     Accuracy,
     Invariance,
@@ -194,10 +194,3 @@ def test_two_artifacts_of_one_precision_are_told_apart() -> None:
     text = printed(report(ROW, replace(ROW, artifact="build/other.onnx")))
     assert "ort int8 #1: build/model.int8.onnx" in text
     assert "ort int8 #2: build/other.onnx" in text
-
-
-@pytest.mark.parametrize(
-    ("value", "text"), [(None, "–"), (0, "0 B"), (999, "999 B"), (1000, "1 kB"), (2_500_000, "2.5 MB")]
-)
-def test_sizes_have_units(value: int | None, text: str) -> None:
-    assert table.size(value) == text

@@ -35,9 +35,7 @@ def test_every_command_and_every_option_has_help(run: Callable[..., Result], nam
     assert all(option.help for option in command.params if isinstance(option, click.Option))
 
 
-@pytest.mark.parametrize(
-    "args", [["--help"], ["export", "--help"], ["bench", "--help"], ["models", "--json", "-"]]
-)
+@pytest.mark.parametrize("args", [["--help"], ["export", "--help"], ["bench", "--help"], ["models", "--json", "-"]])
 def test_help_imports_nothing_heavy(args: list[str]) -> None:
     code = (
         "import sys\nsys.argv = ['deploykit', *sys.argv[1:]]\nfrom deploykit.cli import main\n"
