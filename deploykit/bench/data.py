@@ -36,6 +36,10 @@ class DataFile:
         for spec in self._inputs:
             _check(path, spec, self._arrays[spec.name], self._lengths)
 
+    def whole(self) -> dict[str, Array]:
+        """All that the file holds of the inputs, by name."""
+        return dict(self._arrays)
+
     def feeds(self, seed: int, sizes: Mapping[str, int]) -> dict[str, Array]:
         """Inputs by name for the given sizes of the dynamic dims, contiguous copies."""
         generator = np.random.default_rng(seed)

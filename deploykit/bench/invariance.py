@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deploykit.bench.accuracy import Axes, Outputs, not_finite
-from deploykit.bench.shapes import BATCH, TIME, Shape, clamp, limits, sizes
+from deploykit.bench.shapes import BATCH, TIME, Shape, limits, sizes
 from deploykit.bench.worker import Description
 from deploykit.types import TensorSpec
 
@@ -64,7 +64,7 @@ def noise(peak: float) -> float:
 def batch_probe(description: Description, shape: Shape, sample: Sample, axes: Axes, seed: int) -> Probe | None:
     """A row alone (or, where one row is not allowed, beside plain neighbours) and beside louder ones."""
     bounds = limits(description, BATCH)
-    rows = clamp(ROWS, bounds)
+    rows = bounds.clamp(ROWS)
     if BATCH not in description.dynamic or rows < 2 or not axes:
         return None
     wanted = sizes(_short(description, shape), description, batch=rows)
@@ -108,7 +108,7 @@ def louder(value: Array) -> Array:
 
 
 def _short(description: Description, shape: Shape) -> Shape:
-    time = None if shape.time is None else clamp(min(shape.time, STEPS), limits(description, TIME))
+    time = None if shape.time is None else limits(description, TIME).clamp(min(shape.time, STEPS))
     return Shape(shape.batch, time)
 
 

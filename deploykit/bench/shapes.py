@@ -35,7 +35,7 @@ def sizes(shape: Shape, description: Description, **changed: int) -> dict[str, i
     result = {}
     for dim in description.dynamic:
         size = found.get(dim)
-        result[dim] = clamp(DEFAULT_OTHER, limits(description, dim)) if size is None else size
+        result[dim] = limits(description, dim).clamp(DEFAULT_OTHER) if size is None else size
     return result
 
 
@@ -74,13 +74,8 @@ def limits(description: Description, dim: str) -> DimRange:
     return description.dims.get(dim, DimRange())
 
 
-def clamp(size: int, bounds: DimRange) -> int:
-    """``size``, moved into ``bounds``."""
-    return min(max(size, bounds.low), bounds.high)
-
-
 def _moved(description: Description, dim: str, size: int) -> int | None:
-    return clamp(size, limits(description, dim)) if dim in description.dynamic else None
+    return limits(description, dim).clamp(size) if dim in description.dynamic else None
 
 
 def _asked(description: Description, dim: str, asked: Sequence[int] | None, default: int) -> tuple[int | None, ...]:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from deploykit.artifact import Artifact
 from deploykit.backends import Runner, RunOptions
 from deploykit.errors import BackendFailedError, BackendUnavailableError, DeploykitError, ModelError, UsageError
-from deploykit.types import DimRange, ModelSpec, TensorSpec
+from deploykit.types import DimRange, ModelSpec, TensorSpec, dynamic_dims
 
 if TYPE_CHECKING:
     from deploykit.types import Array, Feeds
@@ -46,7 +46,7 @@ class Description:
     @property
     def dynamic(self) -> tuple[str, ...]:
         """Names of all dynamic dims, in order of first appearance."""
-        return tuple(dict.fromkeys(dim for spec in self.inputs for dim in spec.dynamic))
+        return dynamic_dims(self.inputs)
 
 
 @dataclass(frozen=True)

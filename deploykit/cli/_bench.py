@@ -91,6 +91,20 @@ def plan(backends: Sequence[str], reference: Artifact, artifacts: Sequence[Artif
     return subjects
 
 
+def evaluate(
+    config: Config,
+    named: Sequence[str],
+    model: ModelRef,
+    backends: tuple[str, ...],
+    settings: Settings,
+    json_target: str | None,
+) -> None:
+    """What bench and validate do, the one with latency and the other without."""
+    wanted = wanted_backends(backends)
+    reference, artifacts = targets(config, named, model)
+    finish(run(plan(wanted, reference, artifacts), reference, settings), json_target)
+
+
 def run(subjects: Sequence[Subject], reference: Artifact, settings: Settings) -> Report:
     """Run the engine with a progress bar on stderr, if that is a terminal."""
     from deploykit.bench.engine import bench

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -12,6 +13,7 @@ from deploykit.cli import _progress, _shared, _table
 from deploykit.config import Config
 from deploykit.errors import UsageError
 from deploykit.quantize import DEFAULT_METHOD
+from deploykit.quantize._gate import Bounds
 from deploykit.units import size
 
 
@@ -28,6 +30,23 @@ none. The source is never changed. Ends with 3, and writes nothing, when a recur
     "--method", default=DEFAULT_METHOD, show_default=True, help=f"One of: {', '.join(registry.scheme_names())}."
 )
 @click.option("--exclude", multiple=True, metavar="NODE", help="Leave this node in float; repeatable.")
+@click.option(
+    "--calibration", type=click.Path(path_type=Path), help="Real inputs by name, as .npz, to judge the result on."
+)
+@click.option(
+    "--min-snr", type=float, default=20.0, show_default=True, help="Least SNR of every output against float, in dB."
+)
+@click.option("--max-error", type=click.FloatRange(0), help="Largest absolute error of any output against float.")
+@click.option(
+    "--max-metric-drop",
+    type=float,
+    default=0.01,
+    show_default=True,
+    help="Largest loss of the model's own metric, as a share of it.",
+)
+@click.option(
+    "--no-verify", is_flag=True, help="Write whatever comes out, measured by nobody; the manifest then says so."
+)
 @click.option("--allow-partial", is_flag=True, help="Accept recurrent layers that stay in float.")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="The int8 file; default: NAME.int8.onnx beside the source."
@@ -40,6 +59,11 @@ def command(
     int8: bool,
     method: str,
     exclude: tuple[str, ...],
+    calibration: Path | None,
+    min_snr: float,
+    max_error: float | None,
+    max_metric_drop: float,
+    no_verify: bool,
     allow_partial: bool,
     output: Path | None,
     json_target: str | None,
@@ -48,27 +72,28 @@ def command(
         raise UsageError("say what to quantize to: deploykit quantize --int8.")
     registry.scheme(method)  # an unknown method is told before anything is exported
     source = _shared.exported(config, config.model) if artifact is None else _shared.artifact_at(artifact)
-    made = quantize_now(source, output, method=method, exclude=frozenset(exclude), allow_partial=allow_partial)
+    made = quantize_now(
+        source,
+        output,
+        method=method,
+        exclude=frozenset(exclude),
+        allow_partial=allow_partial,
+        calibration=calibration,
+        bounds=None if no_verify else Bounds(min_snr, max_error, max_metric_drop),
+    )
     if json_target is not None:
         _shared.emit_json(manifest_path(made.path).read_text(encoding="utf-8"), json_target)
     if json_target != "-":
         show(made, source)
 
 
-def quantize_now(
-    source: Artifact,
-    output: Path | None,
-    *,
-    method: str = DEFAULT_METHOD,
-    exclude: frozenset[str] = frozenset(),
-    allow_partial: bool = False,
-) -> Artifact:
-    """Quantize ``source`` to ``output``, or beside the source."""
+def quantize_now(source: Artifact, output: Path | None, **options: Any) -> Artifact:
+    """Quantize ``source`` to ``output``, or beside the source, with the options of ``deploykit.quantize.quantize``."""
     from deploykit.quantize import quantize
 
     path = output or source.path.with_suffix(".int8.onnx")
     with _progress.steps(f"quantizing {source.path}") as step:
-        return quantize(source, path, method=method, exclude=exclude, allow_partial=allow_partial, progress=step)
+        return quantize(source, path, progress=step, **options)
 
 
 def show(made: Artifact, source: Artifact) -> None:
@@ -87,6 +112,30 @@ def show(made: Artifact, source: Artifact) -> None:
     click.echo(f"{made.path}  {size(made.size_bytes)}, {relation} {source.path}")
     _table.show(("node", "kind", "became", "weights", "MACs", "how, or why not"), rows, right=("weights", "MACs"))
     uncounted = sum(row.macs == 0 and row.became == "float32" for row in coverage.rows)
-    besides = f", {uncounted} float products of unknown size not counted" if uncounted else ""
+    besides = f"; float products of unknown size, not counted: {uncounted}" if uncounted else ""
     total = f"{coverage.weight_share:.1%} of the weight bytes, {coverage.mac_share:.1%} of the multiply-accumulates"
     click.echo(f"int8: {total}{besides}.")
+    click.echo(_proof(made))
+
+
+def _proof(made: Artifact) -> str:
+    """How far the result lies from its parent, on which inputs, and what had to stay in float for that."""
+    proof = made.verification or {}
+    if not proof.get("verified"):
+        return "NOT held against the float artifact (--no-verify)."
+    accuracy, metric = proof["accuracy"], proof["metric"]
+    snr = "no error" if accuracy["snr_db"] is None else f"SNR {accuracy['snr_db']:.1f} dB"
+    lines = [f"against the float artifact: {snr}, largest error {accuracy['max_abs']:.2g}, on {proof['inputs']}."]
+    if accuracy["grows"]:
+        lines.append("the error grows over the time steps.")
+    if metric is not None:
+        lines.append(f"{metric['name']}: {metric['value']:.4f}, in float {metric['parent']:.4f}.")
+    if proof["kept_float"]:
+        costs = ", ".join(
+            f"{cost['node']} {'no error' if cost['snr_db'] is None else format(cost['snr_db'], '.1f') + ' dB'}"
+            for cost in proof["ranking"]
+        )
+        lines.append(
+            f"kept in float to hold the bounds: {', '.join(proof['kept_float'])}; each quantized alone: {costs}."
+        )
+    return "\n".join(lines)

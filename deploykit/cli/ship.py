@@ -55,7 +55,8 @@ def command(
     exported = _shared.export_now(config, ref, folder / f"{name}.onnx")
     if talk:
         click.echo(export_command.describe(exported) + "\n")
-    quantized = quantize_command.quantize_now(exported, None)
+    # Without the metric: the bench judges that against PyTorch in a moment.
+    quantized = quantize_command.quantize_now(exported, None, metric=False)
     if talk:
         quantize_command.show(quantized, exported)
         click.echo()

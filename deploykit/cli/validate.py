@@ -54,10 +54,6 @@ def command(
 ) -> None:
     from deploykit.bench.engine import Settings
 
-    wanted = _bench.wanted_backends(backends)
     ref = _shared.model_ref(config, targets[0] if targets else None, weights, inputs, dims)
-    reference, artifacts = _bench.targets(config, targets, ref)
-    subjects = _bench.plan(wanted, reference, artifacts)
-    _bench.finish(
-        _bench.run(subjects, reference, Settings(batches=batch, times=times, data=data, latency=False)), json_target
-    )
+    settings = Settings(batches=batch, times=times, data=data, latency=False)
+    _bench.evaluate(config, targets, ref, backends, settings, json_target)
