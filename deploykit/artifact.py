@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -39,12 +40,21 @@ class ModelRef:
 
     def same_model(self, other: ModelRef | None) -> bool:
         """Whether both name the same model, however its files' paths are written."""
-        return other is not None and _map_files(self, os.path.abspath) == _map_files(other, os.path.abspath)
+        return other is not None and self.moved(os.path.abspath) == other.moved(os.path.abspath)
+
+    def moved(self, change: Callable[[str], str]) -> ModelRef:
+        """With ``change`` applied to the path of every file that it names."""
+        file, colon, factory = self.ref.rpartition(":")
+        ref = f"{change(file)}{colon}{factory}" if file.endswith(".py") else self.ref
+        return replace(self, ref=ref, weights=None if self.weights is None else change(self.weights))
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file that a backend can run. Its manifest holds every field but ``path``, which is wherever the file lies."""
+    """A file that a backend can run. Its manifest holds every field but ``path``, which is wherever the file lies.
+
+    ``source_sha256`` is that of the PyTorch module: its structure and its weights when it was exported.
+    """
 
     path: Path
     format: str
@@ -55,6 +65,7 @@ class Artifact:
     name: str = "model"
     parent: str | None = None
     model: ModelRef | None = None
+    source_sha256: str | None = None
     dims: Mapping[str, DimRange] = field(default_factory=dict)
     tools: Mapping[str, str] = field(default_factory=dict)
     created: str = ""
@@ -79,18 +90,34 @@ def write(artifact: Artifact, content: bytes) -> Artifact:
     Raises:
         OutputError: either file cannot be written; then neither is left behind, and what was there before is unchanged.
     """
-    with atomic_path(artifact.path) as temporary:
-        temporary.write_bytes(content)
-        written = replace(
-            artifact,
-            sha256=sha256_file(temporary),
-            size_bytes=len(content),
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            model=_relative(artifact.model, artifact.path.parent),
-        )
-        # The manifest first: should the artifact's own rename fail then, the hash betrays that they do not match.
-        write_text(manifest_path(artifact.path), _encode(written))
+    manifest = manifest_path(artifact.path)
+    before = manifest.read_bytes() if manifest.is_file() else None
+    try:
+        with atomic_path(artifact.path) as temporary:
+            temporary.write_bytes(content)
+            written = replace(
+                artifact,
+                sha256=sha256_file(temporary),
+                size_bytes=len(content),
+                created=datetime.now(UTC).isoformat(timespec="milliseconds"),
+                model=_relative(artifact.model, artifact.path.parent),
+            )
+            write_text(manifest, _encode(written))
+    except BaseException:
+        # The manifest may have been written already when the artifact's own rename failed.
+        _restore(manifest, before)
+        raise
     return replace(written, model=artifact.model)
+
+
+def _restore(manifest: Path, before: bytes | None) -> None:
+    if before is not None and manifest.read_bytes() != before:
+        with atomic_path(manifest) as temporary:
+            temporary.write_bytes(before)
+    elif before is None and manifest.is_file():
+        manifest.unlink()
+        with contextlib.suppress(OSError):  # the folder is not empty: then it was not made for this
+            manifest.parent.rmdir()
 
 
 def read(path: Path) -> Artifact:
@@ -179,6 +206,7 @@ def read_manifest(manifest: Path) -> Artifact:
 
 def _adopt(path: Path) -> Artifact:
     graph = load_onnx(path).graph
+    files = {path, *_external_files(path)}
     weights = {tensor.name for tensor in graph.initializer}
     return Artifact(
         path,
@@ -188,8 +216,18 @@ def _adopt(path: Path) -> Artifact:
         inputs=tuple(tensor_spec(value) for value in graph.input if value.name not in weights),
         outputs=tuple(tensor_spec(value) for value in graph.output),
         name=path.stem,
-        size_bytes=path.stat().st_size,
+        size_bytes=sum(file.stat().st_size for file in files),
     )
+
+
+def _external_files(path: Path) -> set[Path]:
+    """The files beside an ONNX file that hold its larger tensors."""
+    import onnx
+
+    tensors = onnx.load(path, load_external_data=False).graph.initializer
+    return {
+        path.parent / entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"
+    }
 
 
 def _line(error: Exception) -> str:
@@ -209,22 +247,10 @@ def _decode_path(kind: type, value: object) -> object:
     return value if kind is Path else NotImplemented
 
 
-# Files are named relative to the manifest, so that a folder with sources and build/ can move as a whole, and no
-# manifest tells where on somebody's disk it was made.
+# Files are named relative to the manifest, so that a folder with sources and build/ can move as a whole.
 def _relative(model: ModelRef | None, folder: Path) -> ModelRef | None:
-    return _map_files(model, lambda file: os.path.relpath(file, folder))
+    return None if model is None else model.moved(lambda file: os.path.relpath(file, folder))
 
 
 def _resolved(model: ModelRef | None, folder: Path) -> ModelRef | None:
-    return _map_files(model, lambda file: os.path.relpath(folder / file))
-
-
-def _map_files(model: ModelRef | None, change: Callable[[str], str]) -> ModelRef | None:
-    if model is None:
-        return None
-    file, colon, factory = model.ref.rpartition(":")
-    if file.endswith(".py"):
-        ref = f"{change(file)}{colon}{factory}"
-    else:
-        ref = change(model.ref) if model.ref.endswith(".pt2") else model.ref
-    return replace(model, ref=ref, weights=None if model.weights is None else change(model.weights))
+    return None if model is None else model.moved(lambda file: os.path.relpath(folder / file))

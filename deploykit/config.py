@@ -57,7 +57,8 @@ def find(folder: Path) -> Config:
     if own.is_file():
         return read(own)
     project = folder / "pyproject.toml"
-    table = _toml(project).get("tool", {}).get("deploykit") if project.is_file() else None
+    tool = _toml(project).get("tool") if project.is_file() else None
+    table = tool.get("deploykit") if isinstance(tool, dict) else None
     return Config() if table is None else _config(table, project)
 
 
@@ -94,7 +95,9 @@ def _toml(path: Path) -> dict[str, Any]:
         raise UsageError(f"cannot read {path}: {error}.") from error
 
 
-def _config(table: Mapping[str, Any], source: Path) -> Config:
+def _config(table: object, source: Path) -> Config:
+    if not isinstance(table, dict):
+        raise UsageError(f"{source}: tool.deploykit must be a table.")
     try:
         project = msgspec.convert({key: value for key, value in table.items() if key in _TOP}, type=_Project)
     except msgspec.ValidationError as error:
@@ -104,7 +107,9 @@ def _config(table: Mapping[str, Any], source: Path) -> Config:
         if not isinstance(value, dict):
             raise UsageError(f"{source}: unknown key {key!r}{_near(key, _TOP)}.")
     model = ModelRef(project.model, project.weights, tuple(project.input), tuple(project.dim))
-    return Config(model, Path(project.build_dir), commands, source)
+    # Files are meant from where the project file lies, which with --config need not be the current folder.
+    folder = source.parent
+    return Config(model.moved(lambda file: str(folder / file)), folder / project.build_dir, commands, source)
 
 
 def _near(name: str, known: Iterable[str]) -> str:

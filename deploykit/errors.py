@@ -21,7 +21,7 @@ class UsageError(DeploykitError):
     exit_code = 2
 
 
-class UnknownNameError(DeploykitError):
+class UnknownNameError(UsageError):
     """A name that nothing answers to; offers the nearest ones."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
@@ -57,6 +57,10 @@ class BackendUnavailableError(DeploykitError):
 
 class BackendFailedError(DeploykitError):
     """A backend that was there and failed while running."""
+
+
+class WrongAnswerError(BackendFailedError):
+    """A backend that ran and answered what cannot be compared: NaN, Inf, another shape, or no such output."""
 
 
 class OutputError(DeploykitError):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from deploykit import registry, weights
 from deploykit.artifact import ModelRef
 from deploykit.errors import ModelError, UsageError
-from deploykit.types import DimRange, ModelSpec, TensorSpec
+from deploykit.types import DimRange, ModelSpec, TensorSpec, dynamic_dims
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,9 +45,23 @@ def load(ref: ModelRef) -> ModelSpec:
     return spec
 
 
+def source_hash(module: nn.Module) -> str:
+    """SHA-256 over the module's class, structure and state dict: names, dtypes, shapes and bytes."""
+    import torch
+
+    digest = hashlib.sha256(f"{type(module).__qualname__}\n{module}\n".encode())
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        # Bytes by way of uint8, since NumPy has no bfloat16.
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 def _zoo(ref: ModelRef) -> ModelSpec:
     if ref.ref not in registry.zoo_names() and Path(ref.ref).suffix == ".py":
         raise UsageError(f"{ref.ref} names a file but no factory in it: write {ref.ref}:FACTORY.")
+    if Path(ref.ref).suffix == ".pt2":
+        raise UsageError(f"{ref.ref}: files of torch.export cannot be loaded yet; name a factory, as file.py:factory.")
     spec = registry.zoo_model(ref.ref)
     if ref.weights is None:
         path = registry.zoo_weights(ref.ref)
@@ -60,9 +75,9 @@ def _users(ref: ModelRef) -> ModelSpec:
     where, _, name = ref.ref.rpartition(":")
     factory = _factory(where, name)
     try:
-        made = factory()
+        made = factory if isinstance(factory, nn.Module) else factory()
     # The factory is the user's own code: whatever it raises is the answer.
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ModelError(f"the factory {ref.ref} failed with {type(error).__name__}: {error}") from error
     if isinstance(made, ModelSpec):
         return made
@@ -81,12 +96,18 @@ def _described(spec: ModelSpec, ref: ModelRef) -> ModelSpec:
     if len(set(names)) < len(names):
         raise UsageError(f"two inputs of {ref.ref} have one name: {', '.join(names)}.")
     dims = dict(spec.dims) | dict(DimRange.parse(text) for text in ref.dims)
+    _require_dims(inputs, dims, ref)
+    fixed = {name: bounds.low for name, bounds in dims.items() if bounds.low == bounds.high}
+    inputs = tuple(replace(tensor, dims=tuple(fixed.get(str(dim), dim) for dim in tensor.dims)) for tensor in inputs)
+    dims = {name: bounds for name, bounds in dims.items() if name not in fixed}
     sample = spec.sample if not ref.inputs else None
-    described = replace(spec, inputs=inputs, dims=dims, sample=sample)
-    unknown = sorted(dims.keys() - set(described.dynamic))
+    return replace(spec, inputs=inputs, dims=dims, sample=sample)
+
+
+def _require_dims(inputs: tuple[TensorSpec, ...], dims: Mapping[str, DimRange], ref: ModelRef) -> None:
+    unknown = sorted(dims.keys() - set(dynamic_dims(inputs)))
     if unknown:
         raise UsageError(f"--dim names {unknown[0]!r}, which no input of {ref.ref} has: {', '.join(map(str, inputs))}.")
-    return described
 
 
 def _factory(where: str, name: str) -> Callable[[], Any]:
@@ -113,7 +134,7 @@ def _import_file(path: Path) -> object:
     try:
         spec.loader.exec_module(module)
     # Importing runs the user's own code: whatever it raises is the answer.
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ModelError(f"importing {path} failed with {type(error).__name__}: {error}") from error
     return module
 
@@ -123,13 +144,16 @@ def _import_module(name: str) -> object:
         sys.path.insert(0, str(Path.cwd()))
     try:
         return importlib.import_module(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ModelError(f"importing {name} failed with {type(error).__name__}: {error}") from error
 
 
 def _require_finite(module: nn.Module, ref: ModelRef) -> None:
     import torch
 
-    for name, tensor in module.state_dict().items():
-        if not torch.isfinite(tensor).all():
+    for name, parameter in module.named_parameters():
+        if not torch.isfinite(parameter).all():
             raise ModelError(f"{ref.ref} has NaN or Inf in its parameter {name}: nothing can be compared with it.")
+    for name, buffer in module.named_buffers():  # where -inf is a mask
+        if torch.isnan(buffer).any():
+            raise ModelError(f"{ref.ref} has NaN in its buffer {name}: nothing can be compared with it.")

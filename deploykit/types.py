@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +46,8 @@ class TensorSpec:
         dtype = match["dtype"] or "float32"
         if dtype not in DTYPES:
             raise UsageError(f"unknown dtype {dtype!r} in {text!r}: use one of {', '.join(DTYPES)}.")
-        dims = tuple(_dim(part.strip(), text) for part in match["dims"].split(",") if part.strip())
+        parts = match["dims"].split(",") if match["dims"].strip() else []
+        dims = tuple(_dim(part.strip(), text) for part in parts)
         return cls(match["name"], dtype, dims)
 
     def __str__(self) -> str:
@@ -76,6 +77,10 @@ class DimRange:
 
     low: int = 1
     high: int = 2**31 - 1
+
+    def clamp(self, size: int) -> int:
+        """The nearest size within the range."""
+        return min(max(size, self.low), self.high)
 
     @staticmethod
     def parse(text: str) -> tuple[str, DimRange]:
@@ -125,19 +130,26 @@ class ModelSpec:
     @property
     def dynamic(self) -> tuple[str, ...]:
         """Names of all dynamic dims, in order of first appearance."""
-        return tuple(dict.fromkeys(dim for spec in self.inputs for dim in spec.dynamic))
+        return dynamic_dims(self.inputs)
 
     def feeds(self, seed: int, **sizes: int) -> dict[str, Array]:
-        """Inputs by name: the model's own sample, or seeded noise where it has none.
-
-        Floats are standard normal; integers are 0 or 1, the only indices that every embedding of two rows has.
-        """
+        """Inputs by name: the model's own sample, or seeded noise where it has none."""
         if self.sample is not None:
             return self.sample(seed, **sizes)
-        import numpy as np
+        return noise(self.inputs, seed, sizes)
 
-        generator = np.random.default_rng(seed)
-        return {spec.name: _noise(generator, spec, sizes) for spec in self.inputs}
+
+def dynamic_dims(inputs: Iterable[TensorSpec]) -> tuple[str, ...]:
+    """Names of all dynamic dims, in order of first appearance."""
+    return tuple(dict.fromkeys(dim for spec in inputs for dim in spec.dynamic))
+
+
+def noise(inputs: Iterable[TensorSpec], seed: int, sizes: Mapping[str, int]) -> dict[str, Array]:
+    """Seeded inputs by name: floats standard normal, integers 0 or 1, which every embedding of two rows has."""
+    import numpy as np
+
+    generator = np.random.default_rng(seed)
+    return {spec.name: _noise(generator, spec, sizes) for spec in inputs}
 
 
 def _noise(generator: np.random.Generator, spec: TensorSpec, sizes: Mapping[str, int]) -> Array:

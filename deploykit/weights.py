@@ -13,15 +13,17 @@ from deploykit.errors import WeightsError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-# Where training scripts put the state dict inside a checkpoint.
-_NESTED = ("state_dict", "model_state_dict", "model")
+# Where training scripts put the state dict that is meant, should there be others (averaged weights, say) beside it.
+_USUAL = ("state_dict", "model_state_dict", "model")
+# What wrappers put before every key: DataParallel and torch.compile.
+_PREFIXES = ("module.", "_orig_mod.")
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
     """The state dict in ``path``: safetensors, or whatever ``torch.load(weights_only=True)`` accepts.
 
-    A checkpoint that holds the state dict under ``state_dict``, ``model_state_dict`` or ``model`` is unwrapped, and
-    the ``module.`` that DataParallel puts before every key is taken off.
+    A checkpoint that holds a dict of named tensors is unwrapped, and the prefixes that
+    DataParallel and torch.compile put before every key are taken off.
 
     Raises:
         WeightsError: the file is missing or damaged, holds no tensors, or is a pickle that wants to run code.
@@ -29,14 +31,17 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise WeightsError(f"no weights file at {path}: check the path given with --weights.")
     state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    for key in _NESTED:
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    tensors = _tensors(state)
+    nested = {key: value for key, value in state.items() if _tensors(value)} if isinstance(state, Mapping) else {}
+    nested = next(({key: nested[key]} for key in _USUAL if key in nested), nested)
+    if len(nested) > 1:
+        named = ", ".join(map(str, nested))
+        raise WeightsError(f"{path} holds several state dicts ({named}): save the one that is meant by itself.")
+    tensors = _tensors(next(iter(nested.values()), state))
     if not tensors:
         raise WeightsError(f"{path} holds no tensors by name: save it with torch.save(model.state_dict(), ...).")
-    if all(name.startswith("module.") for name in tensors):
-        tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    for prefix in _PREFIXES:
+        if all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors
 
 
@@ -64,7 +69,8 @@ def fit(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
     if any(problems):
         told = "; ".join(filter(None, problems))
         raise WeightsError(f"{path} does not fit {type(module).__name__}: {told}.")
-    broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
+    parameters = {name for name, _ in module.named_parameters()}  # in a buffer -inf may be a mask
+    broken = [name for name, tensor in state.items() if name in parameters and not torch.isfinite(tensor).all()]
     if broken:
         raise WeightsError(f"{path} holds NaN or Inf in {_first(broken)}: train or save the model again.")
     module.load_state_dict(state)

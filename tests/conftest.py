@@ -29,6 +29,7 @@ def gru(): return Net()
 def lstm(): return Net(nn.LSTM)
 def rnn(): return Net(nn.RNN)
 def no_module(): return 3
+def exits(): raise SystemExit(5)
 def fails(): raise ValueError("no such thing")
 """
 

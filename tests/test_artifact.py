@@ -122,6 +122,42 @@ def test_a_failed_write_leaves_nothing(folder: Path) -> None:
     assert [path.name for path in folder.iterdir()] == ["build"]
 
 
+@pytest.mark.parametrize("was_there", [False, True])
+def test_when_the_last_rename_fails_everything_is_as_before(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, was_there: bool
+) -> None:
+    path = folder / "build" / "net.onnx"
+    if was_there:
+        artifacts.write(made(path), graph())
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    rename = Path.replace
+
+    def fails_on_the_artifact(self: Path, target: Path) -> Path:
+        if target == path:
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", fails_on_the_artifact)
+    with pytest.raises(OutputError, match="input/output error"):
+        artifacts.write(replace(made(path), name="other"), graph())
+    assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
+    assert (folder / "build").exists() is was_there
+
+
+def test_external_data_counts_to_the_size(folder: Path) -> None:
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [1000], bytes(4000), raw=True)
+    value = helper.make_tensor_value_info
+    ends = [value("x", TensorProto.FLOAT, [1000])], [value("y", TensorProto.FLOAT, [1000])]
+    add = helper.make_node("Add", ["x", "w"], ["y"])
+    model = helper.make_model(
+        helper.make_graph([add], "g", *ends, [weight]), opset_imports=[helper.make_opsetid("", 20)]
+    )
+    onnx.save(model, folder / "big.onnx", save_as_external_data=True, location="big.data", size_threshold=10)
+    assert artifacts.read(folder / "big.onnx").size_bytes == sum(
+        (folder / name).stat().st_size for name in ("big.onnx", "big.data")
+    )
+
+
 def test_the_newest_that_fits_is_taken_up(folder: Path) -> None:
     for name, created in (("old", "2026-01-01"), ("new", "2026-01-03"), ("other", "2026-01-05")):
         path = artifacts.write(replace(made(folder / f"{name}.onnx"), name=name), graph()).path

@@ -56,6 +56,8 @@ def test_a_factory_may_return_a_spec_and_the_command_line_overrides_its_inputs(f
         ("none.py:make", ModelError, "no file none.py"),
         ("net.py:gur", ModelError, "no function or class 'gur'"),
         ("net.py:no_module", ModelError, "returned a int"),
+        ("net.py:exits", ModelError, "SystemExit: 5"),
+        ("net.pt2", UsageError, "cannot be loaded yet"),
         ("net.py:fails", ModelError, "ValueError: no such thing"),
         ("no_such_package.nets:make", ModelError, "importing no_such_package.nets failed"),
     ],
@@ -64,6 +66,40 @@ def test_what_cannot_be_loaded_is_one_sentence(net: ModelRef, ref: str, kind: ty
     with pytest.raises(kind) as error:
         loading.load(replace(net, ref=ref))
     assert told in str(error.value)
+
+
+def test_a_module_itself_serves_as_its_own_factory(folder: Path) -> None:
+    (folder / "ready.py").write_text("from torch import nn\nmodel = nn.GRU(4, 4)\n")
+    assert isinstance(loading.load(ModelRef("ready.py:model", inputs=("x[time,batch,4]",))).module, torch.nn.GRU)
+
+
+def test_a_dim_of_one_size_is_no_dynamic_dim(net: ModelRef) -> None:
+    spec = loading.load(replace(net, dims=("time=7:7", "batch=1:4")))
+    assert spec.inputs[0].dims == ("batch", 7, 8)
+    assert spec.dynamic == ("batch",)
+    assert set(spec.dims) == {"batch"}
+
+
+def test_minus_infinity_in_a_buffer_is_a_mask_and_nan_is_not(folder: Path) -> None:
+    code = (
+        "import torch\nfrom torch import nn\nclass Net(nn.Module):\n"
+        "    def __init__(self, value):\n        super().__init__()\n"
+        "        self.register_buffer('mask', torch.full((2,), value))\n    def forward(self, x): return x + 1\n"
+        "def mask(): return Net(float('-inf'))\ndef broken(): return Net(float('nan'))\n"
+    )
+    (folder / "masked.py").write_text(code)
+    loading.load(ModelRef("masked.py:mask", inputs=("x[batch,2]",)))
+    with pytest.raises(ModelError, match="NaN in its buffer mask"):
+        loading.load(ModelRef("masked.py:broken", inputs=("x[batch,2]",)))
+
+
+def test_the_source_hash_tells_weights_and_structure_apart(net: ModelRef) -> None:
+    first = loading.load(net).module
+    assert loading.source_hash(first) == loading.source_hash(loading.load(net).module)
+    assert loading.source_hash(first) != loading.source_hash(loading.load(replace(net, ref="net.py:rnn")).module)
+    other = loading.load(net).module
+    next(other.parameters()).data[0, 0] += 1
+    assert loading.source_hash(first) != loading.source_hash(other)
 
 
 def test_a_module_without_a_description_asks_for_it(net: ModelRef) -> None:

@@ -25,7 +25,8 @@ def test_the_dtype_is_float32_when_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["x", "x:float32", "[batch]", "x:[batch", "x:float32[0]", "x:float32[a-b]", "x:double[3]", "x[-1]"]
+    "text",
+    ["x", "x:float32", "[batch]", "x:[batch", "x:float32[0]", "x:float32[a-b]", "x:double[3]", "x[-1]", "x[batch,,8]"],
 )
 def test_a_malformed_spec_is_a_usage_error_that_quotes_it(text: str) -> None:
     with pytest.raises(UsageError) as error:
@@ -39,6 +40,7 @@ def test_shape_takes_the_sizes_by_name() -> None:
 
 def test_a_dim_range_is_read_and_must_not_be_empty() -> None:
     assert DimRange.parse("time=1:4096") == ("time", DimRange(1, 4096))
+    assert [DimRange(3, 9).clamp(size) for size in (1, 5, 20)] == [3, 5, 9]
     for text in ("time", "time=5", "time=9:3", "time=0:3", "=1:2"):
         with pytest.raises(UsageError):
             DimRange.parse(text)

@@ -21,7 +21,7 @@ def module() -> nn.Module:
     return nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
 
 
-@pytest.mark.parametrize("form", ["safetensors", "pickle", "checkpoint", "data parallel"])
+@pytest.mark.parametrize("form", ["safetensors", "pickle", "checkpoint", "other key", "data parallel", "compiled"])
 def test_every_usual_form_is_read(tmp_path: Path, form: str) -> None:
     state = module().state_dict()
     path = tmp_path / ("w.safetensors" if form == "safetensors" else "w.pt")
@@ -29,8 +29,11 @@ def test_every_usual_form_is_read(tmp_path: Path, form: str) -> None:
         save_file(state, path)
     elif form == "checkpoint":
         torch.save({"epoch": 3, "model_state_dict": state}, path)
-    elif form == "data parallel":
-        torch.save({f"module.{name}": tensor for name, tensor in state.items()}, path)
+    elif form == "other key":
+        torch.save({"net": state, "lr": torch.tensor(0.1), "optimizer": {"state": {}}}, path)
+    elif form in ("data parallel", "compiled"):
+        prefix = "module." if form == "data parallel" else "_orig_mod."
+        torch.save({f"{prefix}{name}": tensor for name, tensor in state.items()}, path)
     else:
         torch.save(state, path)
     found = weights.read_state(path)
@@ -72,6 +75,15 @@ def test_a_damaged_file_is_one_sentence(tmp_path: Path, name: str, content: byte
     with pytest.raises(WeightsError, match=r"no readable|refused") as error:
         weights.read_state(tmp_path / name)
     assert "\n" not in str(error.value)
+
+
+def test_of_several_state_dicts_the_usual_name_is_meant_or_none(tmp_path: Path) -> None:
+    state = module().state_dict()
+    torch.save({"ema": {}, "average": {"a": torch.zeros(1)}, "state_dict": state}, tmp_path / "w.pt")
+    assert weights.read_state(tmp_path / "w.pt").keys() == state.keys()
+    torch.save({"one": state, "two": state}, tmp_path / "w.pt")
+    with pytest.raises(WeightsError, match=r"several state dicts \(one, two\)"):
+        weights.read_state(tmp_path / "w.pt")
 
 
 def test_a_missing_file_and_one_without_tensors_are_told(tmp_path: Path) -> None:

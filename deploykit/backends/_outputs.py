@@ -40,6 +40,8 @@ def output_names(spec: ModelSpec, count: int) -> tuple[str, ...]:
     Raises:
         ModelError: the spec names another number of outputs than the model returns.
     """
+    if not count:
+        raise ModelError(f"{spec.name} returns no tensors: there is nothing to compare.")
     if spec.outputs:
         if len(spec.outputs) != count:
             raise ModelError(

@@ -38,6 +38,7 @@ class Worker:
                 env=environment(threads),
                 stdin=subprocess.DEVNULL,
                 stdout=2,
+                process_group=0,  # Ctrl-C is the parent's, which ends its workers
             )
 
     def call(self, command: str, *arguments: Any, answer: Callable[[Feeds], dict[str, Array]] | None = None) -> Any:

@@ -60,6 +60,7 @@ def _run(seats: Sequence[Seat], settings: Settings, meter: _Meter, workers: cont
     )
     checked = shapes.checked(model.description, asked)
     meter.plan(len(checked) + (len(asked) * settings.rounds if settings.latency else 0) + len(seats))
+    stages.check_sources(model, seats)
     warnings = stages.check_accuracy(model, seats, checked, asked, settings.seed, meter.tick)
     _require(reference)
     stages.check_invariance(model, seats, asked[0], settings.seed)

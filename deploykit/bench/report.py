@@ -138,7 +138,10 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class Row:
-    """One backend x precision x (batch, time). ``passed`` is None for a backend that is unavailable."""
+    """One backend x precision x (batch, time). ``passed`` is None for a backend that is unavailable.
+
+    ``fault`` says why a row did not pass: ``answer`` when it ran and answered wrongly, ``error`` when it did not run.
+    """
 
     backend: str
     precision: str | None
@@ -163,6 +166,7 @@ class Row:
     load_ms: float | None = None
     first_ms: float | None = None
     warnings: tuple[str, ...] = ()
+    fault: Literal["error", "answer"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

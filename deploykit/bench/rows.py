@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from deploykit.artifact import Artifact
 from deploykit.bench.environment import environment
@@ -14,6 +14,7 @@ from deploykit.bench.seat import Seat
 from deploykit.bench.settings import Settings
 from deploykit.bench.shapes import Shape
 from deploykit.bench.stats import latency, speedup
+from deploykit.errors import WrongAnswerError
 
 
 def make_report(
@@ -89,12 +90,19 @@ def _row(model: Model, seat: Seat, seats: Sequence[Seat], shape: Shape) -> Row:
         invariance=seat.invariance,
         load_ms=None if stats is None else stats.load_ms,
         first_ms=None if stats is None else stats.first_ms,
+        fault=_fault(seat),
         warnings=(*seat.warnings, *_slower_or_larger(model, seat, seats, shape)),
     )
 
 
+def _fault(seat: Seat) -> Literal["error", "answer"] | None:
+    if seat.failed is not None:
+        return "answer" if isinstance(seat.error, WrongAnswerError) else "error"
+    return "answer" if seat.objections else None
+
+
 def shown(artifact: Artifact) -> str:
-    """How a report names an artifact: relative to the current folder, or by its last part; never from the root."""
+    """How a report names an artifact: as it was given, or relative to the current folder."""
     text = artifact.model.ref if artifact.format == "torch" and artifact.model is not None else str(artifact.path)
     file, colon, factory = text.rpartition(":") if artifact.format == "torch" else (text, "", "")
     path = Path(file)

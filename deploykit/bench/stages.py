@@ -14,7 +14,7 @@ from deploykit.bench.seat import Seat
 from deploykit.bench.settings import Settings
 from deploykit.bench.shapes import Shape
 from deploykit.bench.tolerance import judge_metric
-from deploykit.errors import BackendFailedError
+from deploykit.errors import BackendFailedError, WrongAnswerError
 
 if TYPE_CHECKING:
     from deploykit.types import Array, Feeds
@@ -58,6 +58,17 @@ def check_accuracy(
                 with seat.attempt():
                     _compare(model, seat, shape, runs)
     return warnings
+
+
+def check_sources(model: Model, seats: Sequence[Seat]) -> None:
+    """Say of each artifact that it was exported from other weights than the model has now: that explains an error."""
+    current = model.description.source_sha256
+    for seat in seats:
+        if seat.live and current and seat.artifact.source_sha256 not in (None, current):
+            seat.warnings.append(
+                "its model has other weights or another structure than when this was exported: export it again, or, "
+                "where its factory draws new weights each time, pass --weights."
+            )
 
 
 def check_invariance(model: Model, seats: Sequence[Seat], shape: Shape, seed: int) -> None:
@@ -139,7 +150,7 @@ def _compare(model: Model, seat: Seat, shape: Shape, runs: Sequence[tuple[Feeds,
         found = seat.infer(feeds)
         wrong = accuracy.mismatch(expected, found, half=seat.artifact.precision in ("float16", "fp16"))
         if wrong is not None:
-            raise BackendFailedError(f"at {shape}, {wrong}")
+            raise WrongAnswerError(f"at {shape}, {wrong}")
         pairs.append((expected, found))
     measured = accuracy.measure(pairs, seat.allowed, batch_axes=model.batch_axes, time_axes=model.time_axes)
     reason = accuracy.judge(measured, seat.allowed)
@@ -172,7 +183,7 @@ def _hold(seat: Seat, probe: Probe | None, reference: tuple[float, float] | None
     if found is None or reference is None:
         return None
     if not math.isfinite(found[0]):
-        raise BackendFailedError(f"{what} becomes NaN or Inf when {when}.")
+        raise WrongAnswerError(f"{what} becomes NaN or Inf when {when}.")
     if found[0] > max(10 * reference[0], noise(reference[1])):
         seat.warnings.append(
             f"{what} changes by up to {found[0]:.2g} when {when} (the reference's by {reference[0]:.2g})."

@@ -42,6 +42,7 @@ class Description:
     weight_bytes: int | None
     metric: str | None
     higher_is_better: bool = False
+    source_sha256: str | None = None
 
     @property
     def dynamic(self) -> tuple[str, ...]:
@@ -139,6 +140,8 @@ class Server:
 
     def describe(self) -> Description:
         """What the model takes and is judged by."""
+        from deploykit.loading import source_hash
+
         spec = self._spec()
         metric = spec.metric
         return Description(
@@ -148,6 +151,7 @@ class Server:
             _weight_bytes(spec.module),
             None if metric is None else metric.name,
             metric is not None and metric.higher_is_better,
+            source_hash(spec.module),
         )
 
     def feeds(self, seed: int, sizes: Mapping[str, int]) -> dict[str, Array]:

@@ -6,6 +6,7 @@ Nothing here imports torch, onnx or onnxruntime at module level: ``deploykit --h
 from __future__ import annotations
 
 import importlib
+import logging
 import pkgutil
 from pathlib import Path
 from typing import Any
@@ -76,28 +77,30 @@ class _Commands(click.Group):
 @click.pass_context
 def cli(ctx: click.Context, config_file: Path | None, debug: bool) -> None:
     """Take a trained recurrent PyTorch model to production: ONNX, int8 that covers the recurrence, and proof."""
+    if debug:
+        logging.basicConfig(format="%(name)s: %(message)s")
+        logging.getLogger("deploykit").setLevel(logging.DEBUG)
     found = config.find(Path()) if config_file is None else config.read(config_file)
-    group = ctx.command
-    assert isinstance(group, click.Group)
-    options = (
-        {name: _option_names(group.get_command(ctx, name)) for name in group.list_commands(ctx)}
-        if found.commands
-        else {}
-    )
-    config.check_commands(found, options)
     ctx.obj = found
-    ctx.default_map = {
-        command: {key.replace("-", "_"): value for key, value in table.items()}
-        for command, table in found.commands.items()
-    }
+    if found.commands:
+        group = ctx.command
+        assert isinstance(group, click.Group)
+        parameters = {name: _options(group.get_command(ctx, name)) for name in group.list_commands(ctx)}
+        config.check_commands(found, parameters)
+        ctx.default_map = {
+            command: {parameters[command][key]: value for key, value in table.items()}
+            for command, table in found.commands.items()
+        }
 
 
-def _option_names(command: click.Command | None) -> list[str]:
-    """Long names of a command's options, those left out that describe the model: they stand at the file's top."""
+def _options(command: click.Command | None) -> dict[str, str]:
+    """A command's long options and the parameters they set; not those that describe the model: they stand above."""
     assert command is not None
     options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
-    names = [name.removeprefix("--") for option in options for name in option.opts if name.startswith("--")]
-    return [name for name in names if name not in ("weights", "input", "dim")]
+    names = {
+        name.removeprefix("--"): str(option.name) for option in options for name in option.opts if name.startswith("--")
+    }
+    return {name: parameter for name, parameter in names.items() if name not in ("weights", "input", "dim")}
 
 
 def main() -> None:

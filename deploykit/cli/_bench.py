@@ -14,7 +14,7 @@ from deploykit import loading, registry
 from deploykit.artifact import Artifact, ModelRef
 from deploykit.cli import _shared
 from deploykit.config import Config
-from deploykit.errors import ArtifactError, BackendUnavailableError, UsageError
+from deploykit.errors import ArtifactError, BackendUnavailableError, UnknownNameError, UsageError
 
 if TYPE_CHECKING:
     from deploykit.bench.engine import Settings, Subject
@@ -32,13 +32,33 @@ def wanted_backends(names: tuple[str, ...]) -> tuple[str, ...]:
         UnknownNameError: there is no such backend.
         BackendUnavailableError: one that was asked for by name cannot run here; says what to install.
     """
-    if names == (ALL,):
-        return tuple(name for name in registry.backend_names() if not registry.backend(name).hidden)
+    visible = tuple(name for name in registry.backend_names() if not registry.backend(name).hidden)
+    if ALL in names:
+        return visible
+    if not names:
+        raise UsageError(f"--backend names no backend: write one or more of {', '.join((*visible, ALL))}.")
     for name in names:
+        if ":" not in name and name not in registry.backend_names():
+            raise UnknownNameError("backend", name, visible)
         reason = registry.backend(name).available()
         if reason is not None:
             raise BackendUnavailableError(f"backend {name} cannot run here: {reason}")
-    return names
+    return tuple(dict.fromkeys(names))
+
+
+def model(
+    config: Config, named: Sequence[str], weights: str | None, inputs: tuple[str, ...], dims: tuple[str, ...]
+) -> ModelRef:
+    """The model that the targets and options mean; of no use where the targets are artifacts, which name their own.
+
+    Raises:
+        UsageError: options that describe a model stand beside artifacts.
+    """
+    if any(map(_is_file, named)) and (weights or inputs or dims):
+        raise UsageError(
+            "--weights, --input and --dim describe a model, and an artifact names its own: leave them out."
+        )
+    return _shared.model_ref(config, named[0] if named else None, weights, inputs, dims)
 
 
 def targets(config: Config, named: Sequence[str], ref: ModelRef) -> tuple[Artifact, list[Artifact]]:
@@ -72,8 +92,14 @@ def targets(config: Config, named: Sequence[str], ref: ModelRef) -> tuple[Artifa
     return Artifact.of_model(model, found[0].name), found
 
 
-def plan(backends: Sequence[str], reference: Artifact, artifacts: Sequence[Artifact]) -> list[Subject]:
-    """One subject for each backend and artifact that go together, the reference first; else one with a reason."""
+def plan(
+    backends: Sequence[str], reference: Artifact, artifacts: Sequence[Artifact], named: bool = False
+) -> list[Subject]:
+    """One subject for each backend and artifact that go together, the reference first; else one with a reason.
+
+    Raises:
+        UsageError: a backend was ``named`` that runs none of the artifacts.
+    """
     from deploykit.bench.engine import Subject
 
     subjects = [Subject(REFERENCE, reference, None)]
@@ -87,6 +113,8 @@ def plan(backends: Sequence[str], reference: Artifact, artifacts: Sequence[Artif
             fitting.append(reference)
         if reason is None and not fitting:
             reason = f"no artifact here is of a format that it runs ({', '.join(sorted(backend.accepts))})."
+            if named:
+                raise UsageError(f"backend {name} has nothing to run: {reason}")
         subjects += [Subject(name, None, reason)] if reason else [Subject(name, artifact, None) for artifact in fitting]
     return subjects
 
@@ -101,8 +129,11 @@ def evaluate(
 ) -> None:
     """What bench and validate do, the one with latency and the other without."""
     wanted = wanted_backends(backends)
+    if not settings.latency and wanted == (REFERENCE,):
+        raise UsageError(f"{REFERENCE} is the reference itself: name a backend to hold against it, like ort.")
     reference, artifacts = targets(config, named, model)
-    finish(run(plan(wanted, reference, artifacts), reference, settings), json_target)
+    subjects = plan(wanted, reference, artifacts, named=ALL not in backends)
+    finish(run(subjects, reference, settings), json_target)
 
 
 def run(subjects: Sequence[Subject], reference: Artifact, settings: Settings) -> Report:
@@ -119,18 +150,20 @@ def finish(report: Report, json_target: str | None) -> None:
 
     from deploykit.bench.report import render, to_json
 
-    if json_target is not None:
-        _shared.emit_json(to_json(report), json_target)
     if json_target != "-":
         render(report, Console())
+    if json_target is not None:  # after the table, which a file that cannot be written must not cost
+        _shared.emit_json(to_json(report), json_target)
     if not report.passed:
-        broken = any(row.status == "failed" and row.accuracy is None for row in report.rows)
-        click.get_current_context().exit(1 if broken else 3)
+        click.get_current_context().exit(1 if any(row.fault == "error" for row in report.rows) else 3)
 
 
 def _is_file(name: str) -> bool:
     """A path of an artifact rather than a model's name; a path that does not exist is told by whoever reads it."""
-    return ":" not in name and name not in registry.zoo_names() and (Path(name).suffix != "" or Path(name).exists())
+    path = Path(name)
+    if name in registry.zoo_names() or path.suffix in (".py", ".pt2"):
+        return False
+    return path.exists() or (path.suffix != "" and ":" not in name)
 
 
 @contextmanager

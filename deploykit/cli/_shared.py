@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from deploykit import artifact as artifacts
-from deploykit import files
+from deploykit import files, loading
 from deploykit.artifact import Artifact, ModelRef
 from deploykit.cli import _progress
 from deploykit.config import Config
@@ -37,7 +37,7 @@ class IntList(_IntListType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
         parts = value.split(",") if isinstance(value, str) else value if isinstance(value, (list, tuple)) else [value]
         try:
-            numbers = tuple(int(part) for part in parts)
+            numbers = tuple(int(str(part)) for part in parts)
         except (TypeError, ValueError):
             self.fail(f"{value!r} is no list of whole numbers like 1,16", param, ctx)
         if not numbers or min(numbers) < 1:
@@ -85,23 +85,36 @@ def model_ref(
 
 
 def exported(config: Config, ref: ModelRef) -> Artifact:
-    """The newest export of that model in the build folder; where there is none, it is made now, and said on stderr."""
-    found = artifacts.newest(config.build_dir, lambda made: made.format == "onnx" and ref.same_model(made.model))
+    """The newest export of that model; made now, and told on stderr, where there is none or it is out of date."""
+    options = config.commands.get("export", {})
+    output = Path(options["output"]) if "output" in options else None
+    folder = config.build_dir if output is None else output.parent
+    found = artifacts.newest(folder, lambda made: made.format == "onnx" and ref.same_model(made.model))
     if found is not None:
-        return found
-    made = export_now(config, ref, None)
+        with _progress.steps(f"loading {found.name}"):
+            current = loading.source_hash(loading.load(ref).module)
+        if found.source_sha256 == current:
+            return found
+        click.echo(f"{found.name} has other weights or another structure than when it was exported", err=True)
+    made = export_now(config, ref, output, **({"opset": options["opset"]} if "opset" in options else {}))
     click.echo(f"exported {made.name} to {made.path}", err=True)
     return made
 
 
 def export_now(config: Config, ref: ModelRef, output: Path | None, **options: Any) -> Artifact:
     """Export to ``output``, or into the build folder under the model's name."""
-    from deploykit import loading
     from deploykit.export import export
 
     name = loading.model_name(ref)
     with _progress.steps(f"exporting {name}") as step:
-        return export(ref, output or config.build_dir / f"{name}.onnx", progress=step, **options)
+        made = export(ref, output or config.build_dir / f"{name}.onnx", progress=step, **options)
+    if made.verification is not None and not made.verification["same_weights_each_time"]:
+        click.echo(
+            f"warning: {ref.ref} has other weights each time it is called, so nothing can be held against this export "
+            "later: pass --weights, or set a seed in the factory.",
+            err=True,
+        )
+    return made
 
 
 def derived(config: Config, parent: Artifact) -> list[Artifact]:

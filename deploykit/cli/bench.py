@@ -51,6 +51,6 @@ def command(
 ) -> None:
     from deploykit.bench.engine import Settings
 
-    ref = _shared.model_ref(config, targets[0] if targets else None, weights, inputs, dims)
+    ref = _bench.model(config, targets, weights, inputs, dims)
     settings = Settings(batches=batch, times=times, threads=threads, data=data)
     _bench.evaluate(config, targets, ref, backends, settings, json_target)

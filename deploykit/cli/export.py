@@ -18,7 +18,9 @@ from deploykit.units import size
 @click.argument("model", required=False)
 @_shared.describe_options
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The ONNX file; default: build/NAME.onnx.")
-@click.option("--opset", type=int, default=20, show_default=True, help="The ai.onnx opset to export, 18 to 23.")
+@click.option(
+    "--opset", type=click.IntRange(18, 23), default=20, show_default=True, help="The ai.onnx opset to export."
+)
 @click.option("--no-verify", is_flag=True, help="Skip the comparison with PyTorch; the manifest then says so.")
 @_shared.json_option
 @click.pass_obj
@@ -52,7 +54,10 @@ def describe(made: Artifact) -> str:
     at = "; ".join(
         ", ".join(f"{name}={value}" for name, value in check["sizes"].items()) or "its fixed shape" for check in checks
     )
+    inputs = proof.get("inputs", "")
+    if inputs == "seeded noise" and any(not tensor.dtype.startswith("float") for tensor in made.inputs):
+        inputs += " (integers 0 and 1 only: a ModelSpec with a sample proves more)"
     return (
         f"{made.path}  {size(made.size_bytes)}  {interface}\n"
-        f"verified against PyTorch at {at}: largest error {worst:.1e}."
+        f"verified against PyTorch on {inputs} at {at}: largest error {worst:.1e}."
     )

@@ -27,14 +27,7 @@ TARGETS as for `deploykit bench`. Ends with 0 when every answer lies within its 
     help="Backends, like torch,ort.",
 )
 @click.option("--batch", type=_shared.IntList(), help="Batch sizes, besides those always checked; default: 1.")
-@click.option(
-    "--time",
-    "times",
-    type=_shared.IntList(),
-    default="100",
-    show_default=True,
-    help="Time steps, besides those always checked.",
-)
+@click.option("--time", "times", type=_shared.IntList(), help="Time steps, besides those always checked; default: 100.")
 @click.option(
     "--data", type=click.Path(path_type=Path), help="Inputs to use, by name, as .npz; default: the model's own sample."
 )
@@ -54,6 +47,6 @@ def command(
 ) -> None:
     from deploykit.bench.engine import Settings
 
-    ref = _shared.model_ref(config, targets[0] if targets else None, weights, inputs, dims)
+    ref = _bench.model(config, targets, weights, inputs, dims)
     settings = Settings(batches=batch, times=times, data=data, latency=False)
     _bench.evaluate(config, targets, ref, backends, settings, json_target)

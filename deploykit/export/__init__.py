@@ -22,6 +22,9 @@ from deploykit.versions import versions
 if TYPE_CHECKING:
     import onnx
     import torch
+    from torch import nn
+
+    from deploykit.types import Array
 
 DEFAULT_OPSET = 20
 OPSETS = range(18, 24)
@@ -55,15 +58,19 @@ def export(
     progress("tracing")
     model, outputs, operators = to_onnx(spec, opset)
     content = model.SerializeToString(deterministic=True)
-    verification: dict[str, Any] = {"verified": False}
-    if verify:
-        from deploykit.export import _verify
+    from deploykit.export import _verify
 
-        progress("verifying")
-        _verify.check_graph(model, spec, outputs, operators)
+    progress("verifying")
+    _verify.check_graph(model, spec, outputs, operators)
+    source = loading.source_hash(spec.module)
+    repeats = loading.source_hash(loading.load(ref).module) == source
+    verification: dict[str, Any] = {"verified": False, "same_weights_each_time": repeats}
+    if verify:
         checks = _verify.compare(content, spec, outputs)
         tolerance = {"atol": _verify.ATOL, "rtol": _verify.RTOL}
-        verification = {"verified": True, **tolerance, "checks": [asdict(check) for check in checks]}
+        inputs = "seeded noise" if spec.sample is None else "the model's own sample"
+        checked = {"inputs": inputs, "checks": [asdict(check) for check in checks]}
+        verification |= {"verified": True, **tolerance, **checked}
     return artifacts.write(
         Artifact(
             path,
@@ -74,6 +81,7 @@ def export(
             outputs=outputs,
             name=loading.model_name(ref),
             model=ref,
+            source_sha256=source,
             dims=spec.dims,
             tools=versions(_TOOLS),
             verification=verification,
@@ -102,7 +110,7 @@ def to_onnx(spec: ModelSpec, opset: int = DEFAULT_OPSET) -> tuple[onnx.ModelProt
             exported = _translate(program, spec, names, opset, _operators.translations(opset))
         # The exporter wraps what went wrong in exceptions of its own, of many classes; the innermost says it.
         except Exception as error:
-            raise ExportError(f"{spec.name} cannot be exported: {_explained(error)}.") from error
+            raise ExportError(f"{spec.name} cannot be exported: {_explained(error, spec.module)}.") from error
     assert isinstance(exported, onnx.ModelProto)
     _clean.clean(exported, spec.module)
     outputs = tuple(artifacts.tensor_spec(value) for value in exported.graph.output)
@@ -114,15 +122,27 @@ def _output_names(spec: ModelSpec) -> tuple[str, ...]:
     from deploykit.backends._outputs import output_names
     from deploykit.export import _verify
 
+    feeds = spec.feeds(0, **_example_sizes(spec))
     try:
-        values = _verify.reference_outputs(spec, spec.feeds(0, **_example_sizes(spec)))
+        values, again = (_verify.reference_outputs(spec, feeds) for _ in range(2))
     except ModelError:
         raise
     # The module is the user's own code: whatever it raises is the answer.
     except Exception as error:
         shapes = ", ".join(map(str, spec.inputs))
         raise ModelError(f"{spec.name} fails in PyTorch on the inputs {shapes}: {_root(error)}.") from error
+    if not all(_same(*pair) for pair in zip(values, again, strict=True)):
+        raise ModelError(
+            f"{spec.name} answers the same inputs differently the second time: it draws random numbers or keeps state "
+            "on itself, and neither would be in the exported file; take that out of its forward."
+        )
     return output_names(spec, len(values))
+
+
+def _same(first: Array, second: Array) -> bool:
+    import numpy as np
+
+    return first.shape == second.shape and bool(np.allclose(first, second, rtol=1e-4, atol=1e-5, equal_nan=True))
 
 
 def _example_sizes(spec: ModelSpec) -> dict[str, int]:
@@ -130,11 +150,7 @@ def _example_sizes(spec: ModelSpec) -> dict[str, int]:
     sizes = {
         name: _EXAMPLE.get(name) or _EXAMPLE_OTHERS[others.index(name) % len(_EXAMPLE_OTHERS)] for name in spec.dynamic
     }
-    return {name: max(min(size, _range(spec, name).high), _range(spec, name).low) for name, size in sizes.items()}
-
-
-def _range(spec: ModelSpec, name: str) -> DimRange:
-    return spec.dims.get(name, DimRange())
+    return {name: spec.dims.get(name, DimRange()).clamp(size) for name, size in sizes.items()}
 
 
 def _trace(spec: ModelSpec) -> torch.export.ExportedProgram:
@@ -199,10 +215,27 @@ def _quiet() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def _explained(error: Exception) -> str:
+def _explained(error: Exception, module: nn.Module) -> str:
     """What went wrong in words of the model, for the failures that have a way round."""
+    from torch import nn
+
+    from deploykit.export._lowering import is_plain
+
     told = _root(error)
     if fixed := re.search(r"Constraints violated \(([^)]*)\)", told):
+        overridden = [
+            name or type(layer).__name__
+            for name, layer in module.named_modules()
+            if isinstance(layer, nn.RNNBase) and not is_plain(layer)
+        ]
+        if overridden:
+            return f"its layer {overridden[0]} is a subclass with a forward of its own, which is not lowered"
+        guards = re.findall(r"generated guard (.+)", _whole(error))
+        if guards:
+            return (
+                f"its code does not allow every size of {fixed[1]}: PyTorch asks for {guards[0].strip().rstrip('.')}; "
+                f"bound the sizes with --dim {fixed[1].split(',')[0]}=LOW:HIGH"
+            )
         return (
             f"its code works only at the traced size of {fixed[1]} (a Python loop over it, or a size written into a "
             "reshape); write that dim as a number in --input, or take the size from the tensor's shape"
@@ -210,6 +243,10 @@ def _explained(error: Exception) -> str:
     if "data-dependent" in told:
         return f"its code branches on a tensor's values, or takes a size from them ({told}): use torch.where"
     return told
+
+
+def _whole(error: BaseException) -> str:
+    return str(error) if error.__cause__ is None else _whole(error.__cause__)
 
 
 def _root(error: BaseException) -> str:

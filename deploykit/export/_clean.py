@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ast
-import hashlib
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from deploykit import __version__
+from deploykit.loading import source_hash
 
 if TYPE_CHECKING:
     import onnx
@@ -20,10 +21,10 @@ def clean(model: onnx.ModelProto, module: nn.Module) -> None:
     taken: set[str] = set()
     for node in model.graph.node:
         node.name = _unique("/".join([*_scope(node), node.op_type]), taken)
-        _strip(node)
-    for graph_part in (*model.graph.input, *model.graph.output, *model.graph.value_info, *model.graph.initializer):
-        _strip(graph_part)
-    _strip(model.graph)
+    _strip_graph(model.graph)
+    for function in model.functions:
+        _strip(function)
+        _strip_nodes(function.node)
     _strip(model)
     del model.graph.value_info[:]  # shapes of inner tensors: any reader infers them again
     model.graph.name = "model"
@@ -31,18 +32,6 @@ def clean(model: onnx.ModelProto, module: nn.Module) -> None:
     model.producer_version = __version__
     entry = model.metadata_props.add()
     entry.key, entry.value = "deploykit.source_sha256", source_hash(module)
-
-
-def source_hash(module: nn.Module) -> str:
-    """SHA-256 over the module's class, structure and state dict: names, dtypes, shapes and bytes."""
-    import torch
-
-    digest = hashlib.sha256(f"{type(module).__qualname__}\n{module}\n".encode())
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        # Bytes by way of uint8, since NumPy has no bfloat16.
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _scope(node: onnx.NodeProto) -> list[str]:
@@ -61,8 +50,28 @@ def _unique(name: str, taken: set[str]) -> str:
     return candidate
 
 
+def _strip_graph(graph: onnx.GraphProto) -> None:
+    _strip(graph)
+    for part in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        _strip(part)
+    _strip_nodes(graph.node)
+
+
+def _strip_nodes(nodes: Iterable[onnx.NodeProto]) -> None:
+    for node in nodes:
+        _strip(node)
+        for attribute in node.attribute:
+            for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+                _strip_graph(graph)
+
+
 def _strip(
-    part: onnx.ModelProto | onnx.GraphProto | onnx.NodeProto | onnx.ValueInfoProto | onnx.TensorProto,
+    part: onnx.ModelProto
+    | onnx.GraphProto
+    | onnx.FunctionProto
+    | onnx.NodeProto
+    | onnx.ValueInfoProto
+    | onnx.TensorProto,
 ) -> None:
     del part.metadata_props[:]
     part.doc_string = ""

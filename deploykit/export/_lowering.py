@@ -41,7 +41,7 @@ class _Layer:
 
 def recurrent_layers(module: nn.Module) -> dict[str, nn.RNNBase]:
     """Every recurrent module by its path, those that a user has given another ``forward`` left out."""
-    return {name: layer for name, layer in module.named_modules() if isinstance(layer, nn.RNNBase) and _is_plain(layer)}
+    return {name: layer for name, layer in module.named_modules() if isinstance(layer, nn.RNNBase) and is_plain(layer)}
 
 
 @contextlib.contextmanager
@@ -58,7 +58,8 @@ def lowered(module: nn.Module) -> Iterator[None]:
             _remove(layer)
 
 
-def _is_plain(layer: nn.RNNBase) -> bool:
+def is_plain(layer: nn.RNNBase) -> bool:
+    """Whether the layer computes what PyTorch's own does, and not what a subclass makes of it."""
     return type(layer).forward in (nn.RNN.forward, nn.LSTM.forward, nn.GRU.forward)
 
 

@@ -99,7 +99,10 @@ def verification_sizes(spec: ModelSpec) -> list[dict[str, int]]:
     others = [name for name in spec.dynamic if name not in _SIZES]
     table = {name: _SIZES[name] for name in spec.dynamic if name in _SIZES}
     table |= {name: _OTHERS[index % len(_OTHERS)] for index, name in enumerate(others)}
-    return [{name: _clamp(choice[index], spec.dims.get(name)) for name, choice in table.items()} for index in range(3)]
+    return [
+        {name: spec.dims.get(name, DimRange()).clamp(choice[index]) for name, choice in table.items()}
+        for index in range(3)
+    ]
 
 
 def _compare_once(
@@ -110,8 +113,14 @@ def _compare_once(
     seed: int,
 ) -> Check:
     feeds = spec.feeds(1000 + seed, **sizes)
-    expected = reference_outputs(spec, feeds)
     at = ", ".join(f"{name}={size}" for name, size in sizes.items()) or "its fixed shape"
+    try:
+        expected = reference_outputs(spec, feeds)
+    # The module is the user's own code: whatever it raises is the answer.
+    except Exception as error:
+        raise ExportError(
+            f"{spec.name} fails in PyTorch itself at {at}: {_line(error)}; bound its dims with --dim."
+        ) from error
     try:
         found = session.run([output.name for output in outputs], dict(feeds))
     except Exception as error:
@@ -127,7 +136,8 @@ def reference_outputs(spec: ModelSpec, feeds: Mapping[str, Array]) -> list[Array
     import torch
 
     with torch.inference_mode():
-        value = spec.module(*(torch.from_numpy(feeds[tensor.name]) for tensor in spec.inputs))
+        # torch.tensor copies, so that a module that works in place does not change what onnxruntime gets.
+        value = spec.module(*(torch.tensor(feeds[tensor.name]) for tensor in spec.inputs))
     return [tensor.numpy() for tensor in flatten_outputs(value)]
 
 
@@ -151,10 +161,6 @@ def _difference(spec: ModelSpec, output: TensorSpec, at: str, found: Any, expect
             f"(allowed: {ATOL:g} + {RTOL:g} of the value): report this model to deploykit."
         )
     return float(error.max(initial=0.0))
-
-
-def _clamp(size: int, bounds: DimRange | None) -> int:
-    return size if bounds is None else min(max(size, bounds.low), bounds.high)
 
 
 def _line(error: Exception) -> str:

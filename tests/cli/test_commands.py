@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,17 +54,73 @@ def test_validate_exports_what_is_missing_and_times_nothing(project: Path, run: 
     assert ort["accuracy"]["max_abs"] < 1e-4
 
 
-def test_validate_fails_an_artifact_of_other_weights(project: Path, run: Callable[..., Result]) -> None:
+def reseed(project: Path, seed: int) -> None:
+    """Give net.py other weights."""
+    source, stat = (project / "net.py").read_text(), (project / "net.py").stat()
+    (project / "net.py").write_text(source.replace("manual_seed(0)", f"manual_seed({seed})"))
+    os.utime(project / "net.py", (stat.st_atime + 5, stat.st_mtime + 5))  # so that cached bytecode is not taken for it
+
+
+def test_an_export_that_is_out_of_date_fails_by_name_and_is_made_again_without(
+    project: Path, run: Callable[..., Result]
+) -> None:
     assert run("export").exit_code == 0
-    source = (project / "net.py").read_text()
-    stat = (project / "net.py").stat()
-    (project / "net.py").write_text(source.replace("manual_seed(0)", "manual_seed(1)"))
-    os.utime(
-        project / "net.py", (stat.st_atime + 5, stat.st_mtime + 5)
-    )  # so that the cached bytecode is not taken for it
-    result = run("validate", "--backend", "ort", "--json", "-")
-    assert result.exit_code == 3, result.output
-    assert json.loads(result.stdout)["passed"] is False
+    reseed(project, 1)
+    named = run("validate", "build/gru.onnx", "--backend", "ort", "--json", "-")
+    assert named.exit_code == 3, named.output
+    report = json.loads(named.stdout)
+    assert report["passed"] is False
+    ort = next(row for row in report["rows"] if row["backend"] == "ort")
+    assert ort["fault"] == "answer"
+    assert "export it again" in ort["warnings"][0]
+    again = run("validate", "--backend", "ort")
+    assert again.exit_code == 0, again.output
+    assert "other weights" in again.stderr
+
+
+def test_a_factory_without_a_seed_is_told_at_once(folder: Path, run: Callable[..., Result]) -> None:
+    (folder / "drawn.py").write_text("from torch import nn\ndef make(): return nn.GRU(4, 4, batch_first=True)\n")
+    result = run("export", "drawn.py:make", "--input", "x[batch,time,4]")
+    assert result.exit_code == 0
+    assert "other weights each time" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("description", "dims"), [("x[batch,time,8]", ["--dim", "time=1:50"]), ("x[2,7,8]", []), ("x[n,t,8]", [])]
+)
+def test_validate_takes_any_dims_without_being_told_a_size(
+    net: ModelRef, folder: Path, run: Callable[..., Result], description: str, dims: list[str]
+) -> None:
+    assert run("export", net.ref, "--input", description, *dims, "-o", "net.onnx").exit_code == 0
+    result = run("validate", "net.onnx", "--backend", "ort")
+    assert result.exit_code == 0, result.output
+
+
+def test_every_option_can_stand_in_the_project_file(project: Path, run: Callable[..., Result]) -> None:
+    (project / "deploykit.toml").write_text(
+        'model = "net.py:gru"\ninput = ["x:float32[batch,time,8]"]\n'
+        '[validate]\ntime = [5]\nbackend = ["ort"]\njson = "v.json"\n'
+        '[export]\noutput = "out/net.onnx"\nopset = 19\n'
+    )
+    assert run("validate").exit_code == 0
+    rows = json.loads((project / "v.json").read_text())["rows"]
+    assert [(row["backend"], row["time"]) for row in rows] == [("torch", 5), ("ort", 5)]
+    assert (project / "out" / "net.onnx").exists()
+    assert run("quantize", "--int8").exit_code == 0
+    assert not (project / "build").exists()
+    assert (project / "out" / "net.int8.onnx").exists()
+
+
+def test_what_a_model_prints_stays_out_of_the_json(folder: Path) -> None:
+    (folder / "loud.py").write_text(
+        "import os, torch\nfrom torch import nn\ndef make():\n    print('HELLO')\n    os.system('echo SHELL')\n"
+        "    torch.manual_seed(0)\n    return nn.GRU(4, 4, batch_first=True)\n"
+    )
+    command = [sys.executable, "-m", "deploykit", "export", "loud.py:make", "--input", "x[batch,time,4]", "--json", "-"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["format"] == "onnx"
+    assert "HELLO" in done.stderr
+    assert "SHELL" in done.stderr
 
 
 def test_export_as_json_is_the_manifest_alone(net: ModelRef, folder: Path, run: Callable[..., Result]) -> None:

@@ -19,8 +19,8 @@ from deploykit import artifact as artifacts
 from deploykit.artifact import ModelRef
 from deploykit.coverage import RECURRENT
 from deploykit.errors import ExportError, ModelError
-from deploykit.export import export, to_onnx
-from deploykit.types import ModelSpec, TensorSpec
+from deploykit.export import _verify, export, to_onnx
+from deploykit.types import DimRange, ModelSpec, TensorSpec
 
 KINDS = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 
@@ -159,7 +159,7 @@ def test_the_manifest_holds_what_was_proved(net: ModelRef, folder: Path) -> None
     assert made.outputs == (TensorSpec("output", "float32", ("batch", "time", 3)),)
     assert made.model == net
     unproved = export(net, folder / "unproved.onnx", verify=False)
-    assert unproved.verification == {"verified": False}
+    assert unproved.verification == {"verified": False, "same_weights_each_time": True}
 
 
 class FixedTime(nn.Module):
@@ -190,6 +190,47 @@ def test_what_cannot_be_exported_is_one_sentence_and_leaves_the_module_alone(mod
         to_onnx(spec)
     assert "\n" not in str(error.value)
     assert not list(module.named_buffers())
+
+
+class InPlace(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mul_(2)
+
+
+class Random(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.rand_like(x)
+
+
+class Own(nn.GRU):
+    def forward(self, *args: Any) -> Any:
+        return super().forward(*args)
+
+
+def test_a_module_that_works_in_place_is_compared_on_unchanged_inputs() -> None:
+    spec = ModelSpec(InPlace().eval(), (TensorSpec("x", "float32", ("batch", "time", 4)),))
+    model, outputs, _ = to_onnx(spec)
+    checks = _verify.compare(model.SerializeToString(), spec, outputs)
+    assert max(check.max_abs for check in checks) == 0
+
+
+def test_a_module_that_does_not_repeat_itself_is_told() -> None:
+    spec = ModelSpec(Random().eval(), (TensorSpec("x", "float32", ("batch", "time", 4)),), name="odd")
+    with pytest.raises(ModelError, match="odd answers the same inputs differently"):
+        to_onnx(spec)
+
+
+def test_a_convolution_that_needs_some_length_says_how_to_bound_it() -> None:
+    inputs = (TensorSpec("x", "float32", ("batch", 4, "time")),)
+    with pytest.raises(ExportError, match=r"--dim time=LOW:HIGH"):
+        to_onnx(ModelSpec(nn.Conv1d(4, 3, 3).eval(), inputs, dims={"time": DimRange(3, 500)}))
+    to_onnx(ModelSpec(nn.Conv1d(4, 3, 3).eval(), inputs, dims={"time": DimRange(4, 500)}))
+
+
+def test_a_subclass_with_its_own_forward_is_named() -> None:
+    module = nn.Sequential(Own(3, 4, batch_first=True)).eval()
+    with pytest.raises(ExportError, match="its layer 0 is a subclass with a forward of its own"):
+        to_onnx(ModelSpec(module, (TensorSpec("x", "float32", ("batch", "time", 3)),)))
 
 
 def test_a_module_that_fails_in_pytorch_says_so() -> None:
