@@ -151,7 +151,7 @@ class Server:
             _weight_bytes(spec.module),
             None if metric is None else metric.name,
             metric is not None and metric.higher_is_better,
-            source_hash(spec.module),
+            source_hash(spec.module) if hasattr(spec.module, "state_dict") else None,
         )
 
     def feeds(self, seed: int, sizes: Mapping[str, int]) -> dict[str, Array]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from deploykit import registry
 from deploykit.artifact import Artifact, manifest_path
@@ -28,6 +29,13 @@ none. The source is never changed. Ends with 3, and writes nothing, when a recur
 @click.option("--int8", is_flag=True, help="Quantize to int8; so far the only precision, and it has to be said.")
 @click.option(
     "--method", default=DEFAULT_METHOD, show_default=True, help=f"One of: {', '.join(registry.scheme_names())}."
+)
+@click.option(
+    "--target",
+    type=click.Choice(["ort", "trt"]),
+    default="ort",
+    show_default=True,
+    help="Where the file shall run; trt means --method static, the form that TensorRT's parser takes.",
 )
 @click.option("--exclude", multiple=True, metavar="NODE", help="Leave this node in float; repeatable.")
 @click.option(
@@ -58,6 +66,7 @@ def command(
     artifact: str | None,
     int8: bool,
     method: str,
+    target: str,
     exclude: tuple[str, ...],
     calibration: Path | None,
     min_snr: float,
@@ -70,6 +79,13 @@ def command(
 ) -> None:
     if not int8:
         raise UsageError("say what to quantize to: deploykit quantize --int8.")
+    if target == "trt":
+        if (
+            click.get_current_context().get_parameter_source("method") is not ParameterSource.DEFAULT
+            and method != "static"
+        ):
+            raise UsageError(f"--target trt takes the form of --method static, not of {method}: leave --method out.")
+        method = "static"
     registry.scheme(method)  # an unknown method is told before anything is exported
     source = _shared.exported(config, config.model) if artifact is None else _shared.artifact_at(artifact)
     made = quantize_now(

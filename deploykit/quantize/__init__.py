@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deploykit import artifact as artifacts
 from deploykit.artifact import Artifact
 from deploykit.coverage import Coverage
 from deploykit.errors import GateError, QuantizationError
+from deploykit.quantize._gate import Bounds, Gate, record
+from deploykit.quantize._inputs import gather
 from deploykit.versions import versions
 
 if TYPE_CHECKING:
     import onnx
 
+    from deploykit.types import Array
+
 DEFAULT_METHOD = "dynamic"
+DEFAULT_BOUNDS = Bounds()
 
 _TOOLS = ("deploykit", "onnx", "onnxruntime")
 
 
 @dataclass(frozen=True)
 class QuantizeOptions:
-    """``exclude``: names of nodes to leave in float."""
+    """``exclude``: names of nodes to leave in float. ``calibration``: feeds by input name, with many samples each."""
 
     exclude: frozenset[str] = frozenset()
+    calibration: Mapping[str, Array] | None = None
 
 
 class Scheme(ABC):
@@ -36,6 +42,8 @@ class Scheme(ABC):
     accepts: frozenset[str] = frozenset({"onnx"})
     #: The format that it makes.
     produces: str = "onnx-int8"
+    #: What may become of a recurrent layer where the scheme does what it is for; anything else fails the request.
+    recurrence: frozenset[str] = frozenset({"int8"})
 
     @abstractmethod
     def apply(self, model: onnx.ModelProto, options: QuantizeOptions) -> tuple[onnx.ModelProto, Coverage]:
@@ -53,18 +61,28 @@ def quantize(
     method: str = DEFAULT_METHOD,
     exclude: frozenset[str] = frozenset(),
     allow_partial: bool = False,
+    calibration: Path | None = None,
+    bounds: Bounds | None = DEFAULT_BOUNDS,
+    metric: bool = True,
     progress: Callable[[str], None] = lambda step: None,
 ) -> Artifact:
     """Quantize ``source`` to the file ``path``, with a manifest that holds the coverage. ``source`` is not changed.
+
+    The result is held against its source before it is written: on the arrays of the file ``calibration``, else on the
+    model's own sample, else on seeded noise. Where ``bounds`` are missed, the nodes that cost most stay in float;
+    ``bounds=None`` writes whatever comes out. ``metric`` says whether the model's own metric is one of the bounds.
 
     Raises:
         UnknownNameError: there is no such method.
         ArtifactError: the source cannot be read.
         QuantizationError: the method does not take it, or onnxruntime does not load the result.
-        GateError: a recurrent layer would stay in float, and ``allow_partial`` is not set; nothing is written.
+        UsageError: the calibration file cannot be read or does not fit.
+        GateError: a bound cannot be held, or a recurrent layer would stay in float and ``allow_partial`` is not set;
+            nothing is written.
         OutputError: the file cannot be written.
     """
     from deploykit import registry
+    from deploykit.bench.data import DataFile
 
     scheme = registry.scheme(method)
     if source.format not in scheme.accepts:
@@ -78,8 +96,21 @@ def quantize(
     model = artifacts.load_onnx(source.path)
     _require_known(exclude, model, source)
     progress(f"quantizing ({method})")
-    quantized, coverage = scheme.apply(model, QuantizeOptions(exclude=exclude))
-    left = coverage.recurrent_left
+    data = None if calibration is None else DataFile(calibration, source.inputs).whole()
+
+    def apply(left: frozenset[str]) -> tuple[onnx.ModelProto, Coverage]:
+        return scheme.apply(model, QuantizeOptions(exclude=left, calibration=data))
+
+    verification: dict[str, Any] = {"verified": False}
+    if bounds is None:
+        quantized, coverage = apply(exclude)
+    else:
+        inputs = gather(source, calibration)
+        gate = Gate(model, source.outputs, inputs.feeds, inputs.told, bounds, inputs.metric if metric else None)
+        result = gate.choose(apply, exclude, progress)
+        quantized, coverage = result.model, _explained(result.coverage, result.kept)
+        verification = record(result, gate)
+    left = [row for row in coverage.recurrent_left if row.became not in scheme.recurrence]
     if left and not allow_partial:
         named = "; ".join(f"{row.node}: {row.reason or row.became}" for row in left)
         raise GateError(
@@ -99,18 +130,29 @@ def quantize(
             name=source.name,
             parent=source.sha256,
             model=source.model,
+            source_sha256=source.source_sha256,
             dims=source.dims,
             tools=versions(_TOOLS),
+            verification=verification,
             coverage=coverage,
         ),
         content,
     )
 
 
+def _explained(coverage: Coverage, kept: tuple[str, ...]) -> Coverage:
+    """With the true reason for the nodes that the gate, not the user, left in float."""
+    because = "quantized, it would cost more accuracy than the bounds allow"
+    return Coverage(tuple(replace(row, reason=because) if row.node in kept else row for row in coverage.rows))
+
+
 def _require_known(exclude: frozenset[str], model: onnx.ModelProto, source: Artifact) -> None:
-    unknown = sorted(exclude - {node.name for node in model.graph.node})
+    from deploykit.quantize._graph import name_of
+
+    known = [name_of(node) for node in model.graph.node]
+    unknown = sorted(exclude.difference(known))
     if unknown:
-        named = ", ".join(node.name for node in model.graph.node if node.name)
+        named = ", ".join(known)
         raise QuantizationError(f"{source.path} has no node {unknown[0]!r} to exclude; its nodes: {named}.")
 
 

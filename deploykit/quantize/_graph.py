@@ -138,12 +138,16 @@ class Builder:
 
     def constant(self, array: NDArray[Any], wish: str) -> str:
         """The name of an initializer with that value; equal ones are stored once."""
-        key = hashlib.sha256(f"{array.dtype} {array.shape} ".encode() + array.tobytes()).digest()
+        key = _digest(array)
         if key not in self._constants:
             name = self.fresh(wish)
             self.initializers.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
             self._constants[key] = name
         return self._constants[key]
+
+    def has(self, array: NDArray[Any]) -> bool:
+        """Whether there is an initializer with that value."""
+        return _digest(array) in self._constants
 
     def ints(self, *values: int) -> str:
         """A 1-D int64 constant."""
@@ -186,3 +190,7 @@ class Builder:
         if self.opset >= {"ReduceSum": 13}.get(op_type, 18):
             return self.op(op_type, [value, self.ints(-1)], wish, keepdims=1)
         return self.op(op_type, [value], wish, axes=[-1], keepdims=1)
+
+
+def _digest(array: NDArray[Any]) -> bytes:
+    return hashlib.sha256(f"{array.dtype} {array.shape} ".encode() + array.tobytes()).digest()

@@ -1,9 +1,9 @@
-"""Reads GRU, LSTM and RNN nodes and replaces them by an int8 input projection and an int8 Scan."""
+"""Reads GRU, LSTM and RNN nodes and replaces them by an int8 input projection and a Scan, in int8 or in float."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import onnx
@@ -12,7 +12,7 @@ from onnx import TensorProto
 from deploykit.quantize._activations import QuantizedRows, row_product
 from deploykit.quantize._constants import Constants
 from deploykit.quantize._graph import Builder, attributes
-from deploykit.quantize._scan import FIRST_STEP, FIXED, FREE, SHRINKING, Cell, body
+from deploykit.quantize._scan import FIRST_STEP, FIXED, FLOAT, FREE, SHRINKING, Cell, body
 from deploykit.quantize._weights import QuantizedMatrix, WeightForm, per_output_channel
 
 if TYPE_CHECKING:
@@ -133,10 +133,42 @@ def form(layer: Layer) -> str:
     return f"int8 input projection, Scan with {products} a step{each}"
 
 
-def replace(build: Builder, layer: Layer, rows: QuantizedRows, weights: WeightForm) -> None:
-    """Add what computes the layer's outputs; ``rows`` is its quantized input ``[time, batch, in]``."""
+class Products(Protocol):
+    """How a layer's products are computed. ``sized`` is a value ``[time, batch, …]``."""
+
+    @property
+    def sized(self) -> str: ...
+
+    def project(self, build: Builder, matrix: Floats, bias: Floats) -> str:
+        """The product of the layer's whole input with a matrix ``[in, out]``, plus the bias ``[out]``."""
+
+    def recurrent(self, matrix: Floats) -> QuantizedMatrix | None:
+        """The form of a matrix that a step multiplies the state with, None where it stays in float."""
+
+
+@dataclass(frozen=True)
+class DynamicProducts:
+    """Int8 in both, with scales of the run time; ``rows`` is the layer's quantized input ``[time, batch, in]``."""
+
+    rows: QuantizedRows
+    weights: WeightForm
+
+    @property
+    def sized(self) -> str:
+        return self.rows.scale
+
+    def project(self, build: Builder, matrix: Floats, bias: Floats) -> str:
+        result = row_product(build, self.rows, per_output_channel(matrix, self.weights), "w")
+        return build.op("Add", [result, build.constant(bias, "bias")], "x")
+
+    def recurrent(self, matrix: Floats) -> QuantizedMatrix | None:
+        return per_output_channel(matrix, self.weights)
+
+
+def replace(build: Builder, layer: Layer, products: Products) -> None:
+    """Add what computes the layer's outputs."""
     lengths = build.op("Cast", [layer.sequence_lens], "lengths", to=TensorProto.INT64) if layer.sequence_lens else ""
-    results = [_direction(build, layer, index, rows, lengths, weights) for index in range(len(layer.directions))]
+    results = [_direction(build, layer, index, products, lengths) for index in range(len(layer.directions))]
     if layer.y:
         _join(build, [build.op("Unsqueeze", [one.y, build.ints(1)], "y") for one in results], layer.y, axis=1)
     for state, name in enumerate(layer.finals):
@@ -159,23 +191,23 @@ class _Result:
     finals: tuple[str, ...]
 
 
-def _direction(
-    build: Builder, layer: Layer, index: int, rows: QuantizedRows, lengths: str, weights: WeightForm
-) -> _Result:
-    cell, projections, biases = _cell(layer, index, weights)
-    scanned = [
-        build.op("Add", [row_product(build, rows, matrix, "w"), build.constant(bias, "bias")], "x")
-        for matrix, bias in zip(projections, biases, strict=True)
-    ]
+def _direction(build: Builder, layer: Layer, index: int, products: Products, lengths: str) -> _Result:
+    cell, projections, biases = _cell(layer, index, products)
+    scanned = [products.project(build, matrix, bias) for matrix, bias in zip(projections, biases, strict=True)]
     backward = layer.directions[index] == "reverse"
     turn = int(backward and not lengths)
     if backward and lengths:
         scanned = [_reverse(build, share, lengths) for share in scanned]
-    states = [_initial(build, layer, state, index, rows) for state in range(cell.states)]
-    if layer.kind == "RNN":
+    states = [_initial(build, layer, state, index, products.sized) for state in range(cell.states)]
+    if cell.state_range != FLOAT:
+        # Float arithmetic carries a NaN along by itself, rounding to 8 bits turns it into a number.
+        states = [
+            _unsound_whole(build, value) if given else value for value, given in zip(states, layer.initial, strict=True)
+        ]
+    if cell.state_range != FLOAT and layer.kind == "RNN":
         scanned = [_mark_unsound(build, scanned[0], states[0], turn)]
     if cell.state_range == FIRST_STEP:
-        scanned.append(_peaks(build, states[0], rows, turn))
+        scanned.append(_peaks(build, states[0], products.sized, turn))
     with_y = bool(layer.y or lengths)
     copies = cell.states if lengths and layer.finals[-1] else int(with_y)
     names = [build.fresh(f"{kind}_final") for kind in "hc"[: cell.states]]
@@ -197,7 +229,7 @@ def _direction(
     return _Result(_masked(build, y, lengths), tuple(finals))
 
 
-def _cell(layer: Layer, index: int, weights: WeightForm) -> tuple[Cell, list[QuantizedMatrix], list[Floats]]:
+def _cell(layer: Layer, index: int, products: Products) -> tuple[Cell, list[Floats], list[Floats]]:
     """The step of one direction, with the matrices and biases of the input's shares of the gates."""
     hidden, kind = layer.hidden, layer.kind
     w, r = layer.w[index].T, layer.r[index].T
@@ -208,17 +240,17 @@ def _cell(layer: Layer, index: int, weights: WeightForm) -> tuple[Cell, list[Qua
         bias_r = bias_r - inner_bias
         inner_bias = inner_bias if inner_bias.any() else None
     cuts = [2 * hidden] if kind == "GRU" else []
-    products = [r] if kind != "GRU" or layer.linear_before_reset else np.split(r, cuts, axis=1)
+    matrices = [r] if kind != "GRU" or layer.linear_before_reset else np.split(r, cuts, axis=1)
+    quantized = [products.recurrent(matrix) for matrix in matrices]
     cell = Cell(
         kind=kind,
         hidden=hidden,
-        recurrent=tuple(per_output_channel(matrix, weights) for matrix in products),
-        state_range=_state_range(layer, index),
+        recurrent=tuple(form or matrix for form, matrix in zip(quantized, matrices, strict=True)),
+        state_range=_state_range(layer, index) if all(quantized) else FLOAT,
         inner_bias=inner_bias,
         activation=layer.activations[index],
     )
-    matrices = [per_output_channel(matrix, weights) for matrix in np.split(w, cuts, axis=1)]
-    return cell, matrices, np.split(bias_w + bias_r, cuts)
+    return cell, np.split(w, cuts, axis=1), np.split(bias_w + bias_r, cuts)
 
 
 def _state_range(layer: Layer, index: int) -> str:
@@ -230,26 +262,29 @@ def _state_range(layer: Layer, index: int) -> str:
     return SHRINKING if layer.kind == "GRU" else FIRST_STEP
 
 
-def _initial(build: Builder, layer: Layer, state: int, index: int, rows: QuantizedRows) -> str:
-    """The state before the first step, ``[batch, hidden]``; all NaN where a row holds a NaN or Inf."""
+def _initial(build: Builder, layer: Layer, state: int, index: int, sized: str) -> str:
+    """The state before the first step, ``[batch, hidden]``."""
     name = layer.initial[state]
     if not name:
-        batch = build.op("Slice", [build.op("Shape", [rows.scale], "shape"), build.ints(1), build.ints(2)], "batch")
+        batch = build.op("Slice", [build.op("Shape", [sized], "shape"), build.ints(1), build.ints(2)], "batch")
         shape = build.op("Concat", [batch, build.ints(layer.hidden)], "initial_shape", axis=0)
         return build.op("ConstantOfShape", [shape], "initial")
     if len(layer.directions) > 1:
-        value = build.op("Gather", [name, build.constant(np.array(index, np.int64), "direction")], "initial", axis=0)
-    else:
-        value = build.op("Squeeze", [name, build.ints(0)], "initial")
+        return build.op("Gather", [name, build.constant(np.array(index, np.int64), "direction")], "initial", axis=0)
+    return build.op("Squeeze", [name, build.ints(0)], "initial")
+
+
+def _unsound_whole(build: Builder, value: str) -> str:
+    """``[batch, hidden]``, with all of a row NaN where it holds a NaN or Inf."""
     unsound = build.reduce("ReduceSum", build.op("Mul", [value, build.scalar(0.0)], "zeros"), "unsound")
     return build.op("Add", [value, unsound], "initial")
 
 
-def _peaks(build: Builder, h: str, rows: QuantizedRows, turn: int) -> str:
+def _peaks(build: Builder, h: str, sized: str, turn: int) -> str:
     """``[time, batch, 1]``: the largest |h| or 1 in the step that is taken first, 1 in the others."""
     largest = build.reduce("ReduceMax", build.op("Abs", [h], "abs"), "largest")
     first = build.op("Unsqueeze", [build.op("Max", [largest, build.scalar(1.0)], "peak"), build.ints(0)], "first")
-    shape = build.op("Shape", [rows.scale], "shape")
+    shape = build.op("Shape", [sized], "shape")
     fewer = build.op("Sub", [shape, build.ints(1, 0, 0)], "fewer")
     ones = build.op("Expand", [build.scalar(1.0), fewer], "ones")
     return build.op("Concat", [ones, first] if turn else [first, ones], "peaks", axis=0)

@@ -1,4 +1,4 @@
-"""The step of a quantized GRU, LSTM or RNN: the body of an ONNX Scan, with as few nodes as the mathematics allows.
+"""The step of a GRU, LSTM or RNN: the body of an ONNX Scan, with as few nodes as the mathematics allows.
 
 Every node costs about half a microsecond a step in onnxruntime, so the input's share of the gates is computed before
 the Scan, for all steps at once, and biases are added there where that is the same sum.
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 #: How h is quantized. It lies in [-1, 1]: one fixed scale. It does so after the first step: a scanned scale per row. It
 #: may start outside and shrink (GRU): a scale per row and step of at least 1/127. It has no bound: one that fits.
-FIXED, FIRST_STEP, SHRINKING, FREE = "fixed", "first step", "shrinking", "free"
+#: Or it is not quantized at all.
+FIXED, FIRST_STEP, SHRINKING, FREE, FLOAT = "fixed", "first step", "shrinking", "free", "float"
 _FLOOR = {SHRINKING: 1.0, FREE: 1e-30}
 
 
@@ -35,7 +36,7 @@ class Cell:
 
     kind: str
     hidden: int
-    recurrent: tuple[QuantizedMatrix, ...]
+    recurrent: tuple[QuantizedMatrix | NDArray[np.float32], ...]
     state_range: str
     inner_bias: NDArray[np.float32] | None = None
     activation: str = "Tanh"
@@ -83,8 +84,11 @@ class _Step:
     peak: str
 
     def product(self, value: str, index: int, bias: str = "") -> str:
-        """The int8 product of a value within the state's range and one of the recurrent matrices."""
+        """The product of a value within the state's range and one of the recurrent matrices."""
         build, matrix = self.build, self.cell.recurrent[index]
+        if not isinstance(matrix, QuantizedMatrix):
+            result = build.op("MatMul", [value, build.constant(matrix, "r_float")], "r")
+            return build.op("Add", [result, bias], "r_biased") if bias else result
         if self.cell.state_range == FIXED:
             return product(build, to_uint8(build, value, 1 / LEVELS), 1 / LEVELS, matrix, "r", bias)
         peak = self.peak or self._peak(value)

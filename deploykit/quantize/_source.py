@@ -55,6 +55,11 @@ def check_source(model: onnx.ModelProto) -> None:
             raise QuantizationError(
                 f"the model is quantized already (node {name_of(node)!r} is a {node.op_type}): take the float32 one."
             )
+    weights = _stored_int8(model.graph)
+    if weights:
+        raise QuantizationError(
+            f"the model is quantized already ({weights!r} holds int8 weights): take the float32 one."
+        )
     for info in (*model.graph.input, *model.graph.output):
         _refuse_half(info.name, info.type.tensor_type.elem_type)
     for tensor in model.graph.initializer:
@@ -66,6 +71,18 @@ def _is_quantized(node: onnx.NodeProto) -> bool:
         return node.op_type in _QUANTIZED
     name = node.op_type
     return node.domain == MICROSOFT and ("Quant" in name or "Integer" in name or "QLinear" in name or "NBits" in name)
+
+
+def _stored_int8(graph: onnx.GraphProto) -> str | None:
+    """An int8 initializer that is cast and multiplied by scales: what ``weight-only`` makes of weights."""
+    stored = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    casts = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Cast"}
+    for node in graph.node:
+        if node.op_type == "Mul" and all(name in stored for name in node.input[1:]):
+            source = casts.get(node.input[0])
+            if stored.get(source or "") == TensorProto.INT8:
+                return source
+    return None
 
 
 def _refuse_half(name: str, elem_type: int) -> None:
@@ -91,13 +108,13 @@ def float_row(graph: onnx.GraphProto, node: onnx.NodeProto, constants: Constants
     arrays = [array for place in places if (array := constants.value(node.input[place])) is not None]
     macs = 0 if node.op_type == "Gather" else sum(array.size for array in arrays)
     if node.op_type == "MatMul" and not arrays:
-        macs = _static_size(graph, node.input[1])
+        macs = static_size(graph, node.input[1])
         reason = reason if macs else f"{reason} whose size is not stated, so that it is not counted"
     size = sum(array.nbytes for array in arrays)
     return CoverageRow(name_of(node), node.op_type, "float32", node.op_type, size, macs, reason=reason)
 
 
-def _static_size(graph: onnx.GraphProto, name: str) -> int:
+def static_size(graph: onnx.GraphProto, name: str) -> int:
     """Product of a value's last two dims, 0 where they are not stated."""
     for info in (*graph.value_info, *graph.input):
         if info.name == name:

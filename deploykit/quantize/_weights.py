@@ -45,7 +45,7 @@ class QuantizedMatrix:
 
 
 def symmetric(
-    matrix: NDArray[np.float32], axis: int, levels: int = LEVELS
+    matrix: NDArray[np.float32], axis: int | tuple[int, ...], levels: int = LEVELS
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Int8 values in [-levels, levels] and float32 scales, one for all numbers along ``axis``.
 
