@@ -192,9 +192,9 @@ class _Rows:
     def product(self, build: Builder, weights: Floats, bias: str = "", beta: float = 1.0) -> str:
         """The product with a matrix ``[in, out]`` that is int8 in the file, a scale per column, plus beta * bias.
 
-        A Gemm of two matrices with a float bias, though there may be none to add: TensorRT documents scales per channel
-        for products of two matrices only, and onnxruntime leaves a Gemm with a float bias to float arithmetic. A MatMul
-        it would turn into a uint8 x int8 product, whose 16-bit sums saturate on x86 CPUs without VNNI.
+        A Gemm of two matrices with a float bias, though there may be none to add: that is the plainest form for scales
+        per channel, and onnxruntime leaves a Gemm with a float bias to float arithmetic. A MatMul it would turn into a
+        uint8 x int8 product, whose 16-bit sums saturate on x86 CPUs without VNNI.
         """
         values, scale = symmetric(np.ascontiguousarray(weights.T), axis=1)
         stored = [

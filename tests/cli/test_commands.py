@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import Result
 
@@ -149,6 +150,25 @@ def test_an_int8_artifact_is_not_quantized_again(project: Path, run: Callable[..
     again = run("quantize", "--int8", "build/gru.int8.onnx")
     assert again.exit_code == 1
     assert "name the float artifact" in again.stderr
+
+
+def test_the_form_for_tensorrt_wants_calibration_and_says_what_it_covers(
+    project: Path, run: Callable[..., Result]
+) -> None:
+    assert run("export").exit_code == 0
+    refused = run("quantize", "--int8", "--target", "trt")
+    assert refused.exit_code == 1
+    assert "--calibration" in refused.stderr
+    np.savez(project / "real.npz", x=np.random.default_rng(0).standard_normal((8, 40, 8)).astype(np.float32))
+    made = run("quantize", "--int8", "--target", "trt", "--calibration", "real.npz", "--json", "-")
+    assert made.exit_code == 0, made.output
+    manifest = json.loads(made.stdout)
+    assert manifest["format"] == "onnx-qdq"
+    assert "real.npz" in manifest["verification"]["inputs"]
+    assert [row["became"] for row in manifest["coverage"]["rows"] if row["kind"] == "GRU"] == ["int8", "float32"]
+    wrong = run("quantize", "--int8", "--target", "trt", "--method", "dynamic")
+    assert wrong.exit_code == 2
+    assert "leave --method out" in wrong.stderr
 
 
 @pytest.mark.parametrize("kind", ["lstm", "rnn"])
