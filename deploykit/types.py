@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     Infer = Callable[[Feeds], dict[str, Array]]
     Sampler = Callable[..., dict[str, Array]]
 
+#: The two dims that recurrent models are measured along; a model may name its dims otherwise, or have neither.
+BATCH, TIME = "batch", "time"
+
 DTYPES = ("float32", "float64", "float16", "int64", "int32", "int8", "uint8", "bool")
 
 _TENSOR = re.compile(r"^\s*(?P<name>[^\s:\[\]]+?)\s*(:\s*(?P<dtype>\w+)\s*)?\[(?P<dims>[^\]]*)\]\s*$")

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deploykit.bench.accuracy import Axes, Outputs, not_finite
-from deploykit.bench.shapes import BATCH, TIME, Shape, limits, sizes
+from deploykit.bench.shapes import Shape, limits, sizes
 from deploykit.bench.worker import Description
-from deploykit.types import TensorSpec
+from deploykit.types import BATCH, TIME, TensorSpec
 
 if TYPE_CHECKING:
     from deploykit.types import Array

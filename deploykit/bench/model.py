@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from deploykit.bench.accuracy import Axes, Outputs, not_finite
-from deploykit.bench.data import DataFile
 from deploykit.bench.seat import Seat
 from deploykit.bench.settings import Settings
-from deploykit.bench.shapes import BATCH, TIME, Shape, other_size, sizes
+from deploykit.bench.shapes import Shape, other_size, sizes
 from deploykit.bench.worker import Description
+from deploykit.data import DataFile
 from deploykit.errors import BackendFailedError, ModelError
+from deploykit.types import BATCH, TIME
 
 if TYPE_CHECKING:
     from deploykit.types import Array

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from deploykit.bench.worker import Description
 from deploykit.errors import UsageError
-from deploykit.types import DimRange
+from deploykit.types import BATCH, TIME, DimRange
 
-BATCH, TIME = "batch", "time"
 DEFAULT_BATCH, DEFAULT_TIME = 1, 100
 #: The size of a dynamic dim that is neither the batch nor the time, moved into its range.
 DEFAULT_OTHER = 16

@@ -82,7 +82,7 @@ def quantize(
         OutputError: the file cannot be written.
     """
     from deploykit import registry
-    from deploykit.bench.data import DataFile
+    from deploykit.data import DataFile
 
     scheme = registry.scheme(method)
     if source.format not in scheme.accepts:

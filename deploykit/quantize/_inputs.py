@@ -36,7 +36,7 @@ def gather(source: Artifact, calibration: Path | None) -> Inputs:
     """
     sizes = _sizes(source)
     if calibration is not None:
-        from deploykit.bench.data import DataFile
+        from deploykit.data import DataFile
 
         data = DataFile(calibration, source.inputs)
         return Inputs(tuple(data.feeds(seed, sizes) for seed in _SEEDS), str(calibration))

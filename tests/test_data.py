@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from deploykit.bench.data import DataFile
+from deploykit.data import DataFile
 from deploykit.errors import UsageError
 from deploykit.types import TensorSpec
 

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deploykit.bench.shapes import TIME
 from deploykit.errors import UsageError
-from deploykit.types import TensorSpec
+from deploykit.types import TIME, TensorSpec
 
 if TYPE_CHECKING:
     from deploykit.types import Array
