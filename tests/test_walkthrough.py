@@ -16,7 +16,7 @@ SECTION = README.split("## Your own model")[1].split("\n## ")[0]
 
 
 def block(language: str, number: int) -> str:
-    return re.findall(rf"```{language}\n(.*?)```", SECTION, re.S)[number]
+    return str(re.findall(rf"```{language}\n(.*?)```", SECTION, re.S)[number])
 
 
 @pytest.fixture
