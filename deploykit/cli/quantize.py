@@ -127,7 +127,7 @@ def show(made: Artifact, source: Artifact) -> None:
     relation = f"{ratio:.2f} times smaller than" if ratio >= 1 else f"{1 / ratio:.2f} times LARGER than"
     click.echo(f"{made.path}  {size(made.size_bytes)}, {relation} {source.path}")
     _table.show(("node", "kind", "became", "weights", "MACs", "how, or why not"), rows, right=("weights", "MACs"))
-    uncounted = sum(row.macs == 0 and row.became == "float32" for row in coverage.rows)
+    uncounted = sum(row.macs == 0 and row.became == "float32" and row.kind != "Gather" for row in coverage.rows)
     besides = f"; float products of unknown size, not counted: {uncounted}" if uncounted else ""
     total = f"{coverage.weight_share:.1%} of the weight bytes, {coverage.mac_share:.1%} of the multiply-accumulates"
     click.echo(f"int8: {total}{besides}.")

@@ -69,7 +69,7 @@ def test_a_finished_run_can_be_resumed(run: Train, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "code", "sentence"),
     [
-        (("charlm-gur",), 1, "did you mean 'charlm-gru'?"),
+        (("charlm-gur",), 2, "did you mean 'charlm-gru'?"),
         (("charlm-gru-attention", "--checkpoint-chunks", "2"), 2, "leave out --checkpoint-chunks"),
         (("charlm-rnn", "--resume"), 1, "no checkpoint"),
         (("charlm-rnn", "-o", "file/w.safetensors"), 1, "choose another"),
