@@ -8,11 +8,10 @@ from deploykit.artifact import Artifact
 from deploykit.backends import Backend, Runner, RunOptions
 from deploykit.backends._feeds import check_names
 from deploykit.errors import BackendFailedError
+from deploykit.runtime import sentence, session
 
 if TYPE_CHECKING:
     from deploykit.types import Array, Feeds
-
-_ERROR = 3  # onnxruntime's log severity: what it warns of is no news to the user of a finished file
 
 
 class OrtRunner(Runner):
@@ -30,7 +29,7 @@ class OrtRunner(Runner):
         try:
             values = self._session.run(self._outputs, dict(feeds))
         except Exception as error:
-            raise BackendFailedError(f"onnxruntime failed: {_sentence(error)}.") from error
+            raise BackendFailedError(f"onnxruntime failed: {sentence(error)}.") from error
         return dict(zip(self._outputs, values, strict=True))
 
     def close(self) -> None:
@@ -49,32 +48,17 @@ class OrtBackend(Backend):
         return None if find_spec("onnxruntime") else "onnxruntime is not installed: run pip install onnxruntime."
 
     def open(self, artifact: Artifact, options: RunOptions) -> Runner:
-        import onnxruntime
-
-        settings = onnxruntime.SessionOptions()
-        settings.intra_op_num_threads = options.threads
-        settings.inter_op_num_threads = 1
-        settings.log_severity_level = _ERROR
-        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if not artifact.path.is_file():
             raise BackendFailedError(f"there is no file {artifact.path}: make it with `deploykit export`.")
         try:
-            session = onnxruntime.InferenceSession(str(artifact.path), settings, providers=["CPUExecutionProvider"])
+            opened = session(artifact.path, options.threads)
         except Exception as error:
             # A report carries this sentence to others, whom the folders of this machine do not concern.
-            why = _sentence(error).replace(str(artifact.path), artifact.path.name)
+            why = sentence(error).replace(str(artifact.path), artifact.path.name)
             raise BackendFailedError(
                 f"onnxruntime cannot load {artifact.path.name}: {why}; make it again from its source."
             ) from error
-        return OrtRunner(session)
-
-
-def _sentence(error: Exception) -> str:
-    """onnxruntime's message without its code prefix and line breaks."""
-    text = " ".join(str(error).split())
-    if text.startswith("[ONNXRuntimeError]"):
-        text = text.split(" : ", 3)[-1]
-    return text.rstrip(". ")
+        return OrtRunner(opened)
 
 
 BACKEND = OrtBackend()

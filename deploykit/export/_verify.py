@@ -10,6 +10,7 @@ from deploykit.artifact import tensor_spec
 from deploykit.backends._outputs import flatten_outputs
 from deploykit.coverage import RECURRENT
 from deploykit.errors import ExportError
+from deploykit.runtime import sentence, session
 from deploykit.types import DimRange, ModelSpec, TensorSpec
 
 if TYPE_CHECKING:
@@ -76,19 +77,14 @@ def compare(content: bytes, spec: ModelSpec, outputs: tuple[TensorSpec, ...]) ->
     Raises:
         ExportError: onnxruntime refuses the file, or an output differs in shape, dtype or beyond the tolerance.
     """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
     try:
-        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    # onnxruntime's exceptions have no common base of their own below Exception.
+        opened = session(content)
     except Exception as error:
         raise ExportError(
-            f"{spec.name} was exported to a file that onnxruntime cannot load: {_line(error)}."
+            f"{spec.name} was exported to a file that onnxruntime cannot load: {sentence(error)}."
         ) from error
     return tuple(
-        _compare_once(session, spec, outputs, sizes, seed) for seed, sizes in enumerate(verification_sizes(spec))
+        _compare_once(opened, spec, outputs, sizes, seed) for seed, sizes in enumerate(verification_sizes(spec))
     )
 
 
@@ -106,7 +102,7 @@ def verification_sizes(spec: ModelSpec) -> list[dict[str, int]]:
 
 
 def _compare_once(
-    session: onnxruntime.InferenceSession,
+    opened: onnxruntime.InferenceSession,
     spec: ModelSpec,
     outputs: tuple[TensorSpec, ...],
     sizes: dict[str, int],
@@ -122,10 +118,10 @@ def _compare_once(
             f"{spec.name} fails in PyTorch itself at {at}: {_line(error)}; bound its dims with --dim."
         ) from error
     try:
-        found = session.run([output.name for output in outputs], dict(feeds))
+        found = opened.run([output.name for output in outputs], dict(feeds))
     except Exception as error:
         raise ExportError(
-            f"{spec.name} was exported, but onnxruntime cannot run it at {at}: {_line(error)}."
+            f"{spec.name} was exported, but onnxruntime cannot run it at {at}: {sentence(error)}."
         ) from error
     worst = [_difference(spec, output, at, *pair) for output, *pair in zip(outputs, found, expected, strict=True)]
     return Check(sizes, max(worst, default=0.0))

@@ -14,6 +14,7 @@ from deploykit.coverage import Coverage
 from deploykit.errors import GateError, QuantizationError
 from deploykit.quantize._gate import Bounds, Gate, record
 from deploykit.quantize._inputs import gather
+from deploykit.runtime import sentence, session
 from deploykit.versions import versions
 
 if TYPE_CHECKING:
@@ -157,15 +158,9 @@ def _require_known(exclude: frozenset[str], model: onnx.ModelProto, source: Arti
 
 
 def _require_loads(content: bytes, source: Artifact) -> None:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
     try:
-        onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    # onnxruntime's exceptions have no common base of their own below Exception.
+        session(content)
     except Exception as error:
-        told = str(error).strip().split("\n", 1)[0]
         raise QuantizationError(
-            f"{source.path} was quantized to a graph that onnxruntime cannot load: {told}"
+            f"{source.path} was quantized to a graph that onnxruntime cannot load: {sentence(error)}."
         ) from error

@@ -11,6 +11,7 @@ import onnx
 
 from deploykit.errors import QuantizationError
 from deploykit.quantize._weights import LEVELS
+from deploykit.runtime import sentence, session
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -148,28 +149,21 @@ def _spans(feeds: dict[str, Array], axes: dict[str, int], most: int) -> list[Arr
 
 
 def _exposed(model: onnx.ModelProto, names: list[str]) -> Any:
-    import onnxruntime
-
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     there = {info.name for info in copy.graph.output}
     copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in there)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
     try:
-        return onnxruntime.InferenceSession(copy.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    # onnxruntime's exceptions have no common base of their own below Exception.
+        return session(copy.SerializeToString())
     except Exception as error:
-        raise QuantizationError(f"onnxruntime cannot load the float model to calibrate it: {_line(error)}") from error
+        raise QuantizationError(
+            f"onnxruntime cannot load the float model for calibration: {sentence(error)}."
+        ) from error
 
 
-def _run(session: Any, feeds: dict[str, Array]) -> list[tuple[str, Array]]:
-    names = [output.name for output in session.get_outputs()]
+def _run(opened: Any, feeds: dict[str, Array]) -> list[tuple[str, Array]]:
+    names = [output.name for output in opened.get_outputs()]
     try:
-        return list(zip(names, session.run(names, feeds), strict=True))
+        return list(zip(names, opened.run(names, feeds), strict=True))
     except Exception as error:
-        raise QuantizationError(f"the float model failed on the calibration inputs: {_line(error)}") from error
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0]
+        raise QuantizationError(f"the float model failed on the calibration inputs: {sentence(error)}.") from error

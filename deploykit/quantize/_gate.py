@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from deploykit.coverage import Coverage
 from deploykit.errors import GateError, QuantizationError
+from deploykit.runtime import sentence, session
 from deploykit.types import Metric, TensorSpec
 
 if TYPE_CHECKING:
@@ -194,10 +195,10 @@ class Gate:
     def _run(self, model: onnx.ModelProto, feeds: Mapping[str, Array]) -> dict[str, Array]:
         try:
             return _infer(model)(feeds)
-        # onnxruntime's exceptions have no common base of their own below Exception.
         except Exception as error:
-            told = str(error).strip().split("\n", 1)[0]
-            raise QuantizationError(f"the float artifact itself cannot run on {self.told}: {told}") from error
+            raise QuantizationError(
+                f"the float artifact itself cannot run on {self.told}: {sentence(error)}."
+            ) from error
 
     def _require_sound(self, expected: Sequence[Mapping[str, Array]]) -> None:
         from deploykit.bench.accuracy import not_finite
@@ -232,10 +233,6 @@ def record(result: Result, gate: Gate) -> dict[str, Any]:
 
 
 def _infer(model: onnx.ModelProto) -> Infer:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    return lambda feeds: dict(zip(names, session.run(names, dict(feeds)), strict=True))
+    opened = session(model.SerializeToString())
+    names = [output.name for output in opened.get_outputs()]
+    return lambda feeds: dict(zip(names, opened.run(names, dict(feeds)), strict=True))

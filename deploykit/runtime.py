@@ -1,0 +1,38 @@
+"""onnxruntime sessions on the CPU, opened in one way everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+# Fatal only: what goes wrong comes as an exception, and onnxruntime would print it on stderr as well.
+_SEVERITY = 4
+
+
+def session(model: bytes | Path, threads: int | None = None) -> InferenceSession:
+    """A session on the CPU, with that many threads for one inference, or as many as onnxruntime thinks best.
+
+    Its threads sleep between runs: spinning ones slow down whatever runs next. Raises what onnxruntime raises, whose
+    exceptions have no common base below Exception; ``sentence`` makes a sentence of them.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _SEVERITY
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if threads is not None:
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+    source = str(model) if isinstance(model, Path) else model
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def sentence(error: Exception) -> str:
+    """onnxruntime's message without its code prefix, line breaks and full stop."""
+    text = " ".join(str(error).split())
+    if text.startswith("[ONNXRuntimeError]"):
+        text = text.split(" : ", 3)[-1]
+    return text.rstrip(". ")
