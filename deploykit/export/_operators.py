@@ -22,12 +22,12 @@ _SCHEMA = (
 @cache
 def register() -> None:
     """Make ``torch.ops.deploykit.{rnn,gru,lstm}`` known to PyTorch, once in a process."""
-    import torch
+    from torch import library
 
     one, two = "Tensor? h0", "Tensor? h0, Tensor? c0"
-    torch.library.define("deploykit::rnn", _SCHEMA.format(states=one, out="Tensor, Tensor"))
-    torch.library.define("deploykit::gru", _SCHEMA.format(states=one, out="Tensor, Tensor"))
-    torch.library.define("deploykit::lstm", _SCHEMA.format(states=two, out="Tensor, Tensor, Tensor"))
+    library.define("deploykit::rnn", _SCHEMA.format(states=one, out="Tensor, Tensor"))
+    library.define("deploykit::gru", _SCHEMA.format(states=one, out="Tensor, Tensor"))
+    library.define("deploykit::lstm", _SCHEMA.format(states=two, out="Tensor, Tensor, Tensor"))
 
     def fake(x: Tensor, w: Tensor, r: Tensor, b: Tensor | None, h0: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
         hidden_size, direction, _ = rest[-3:]
@@ -38,7 +38,7 @@ def register() -> None:
         return (y, *(x.new_empty(directions, batch, hidden_size) for _ in range(states)))
 
     for name in ("rnn", "gru", "lstm"):
-        torch.library.register_fake(f"deploykit::{name}", fake)
+        library.register_fake(f"deploykit::{name}", fake)
 
 
 def translations(opset: int) -> dict[Callable[..., Any], Callable[..., Any]]:

@@ -123,9 +123,12 @@ def test_wrong_inputs_are_one_sentence_and_the_runner_lives_on(runner: Runner, w
     assert set(runner.infer(feeds())) == {"y", "h"}
 
 
-def test_closing_twice_does_no_harm(runner: Runner) -> None:
+def test_closing_twice_does_no_harm(runner: Runner, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     runner.close()
     runner.close()
+    backend = registry.backend(request.node.callspec.params["runner"])
+    with backend.open(artifact_for(backend, tmp_path), RunOptions()) as other:
+        assert set(other.infer(feeds())) == {"y", "h"}
 
 
 def test_two_runners_do_not_disturb_each_other(runner: Runner, request: pytest.FixtureRequest, tmp_path: Path) -> None:
