@@ -51,7 +51,7 @@ UNREMEMBERED = {"name", "output", "folder", "resume"}
 @click.option(
     "--steps",
     type=click.IntRange(1),
-    help="Optimizer steps; the recipe's number takes about 10 minutes on 2 free cores. More still pays.",
+    help="Optimizer steps; the recipe's number takes 5 to 15 minutes on 2 free cores. More still pays.",
 )
 @click.option(
     "--seed",
