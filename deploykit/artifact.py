@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from deploykit.coverage import Coverage
-from deploykit.errors import ArtifactError
+from deploykit.errors import ArtifactError, first_line
 from deploykit.files import atomic_path, sha256_file, write_text
 from deploykit.types import DimRange, TensorSpec
 
@@ -92,6 +92,7 @@ def write(artifact: Artifact, content: bytes) -> Artifact:
     """
     manifest = manifest_path(artifact.path)
     before = manifest.read_bytes() if manifest.is_file() else None
+    had_folder = manifest.parent.is_dir()
     try:
         with atomic_path(artifact.path) as temporary:
             temporary.write_bytes(content)
@@ -105,19 +106,20 @@ def write(artifact: Artifact, content: bytes) -> Artifact:
             write_text(manifest, _encode(written))
     except BaseException:
         # The manifest may have been written already when the artifact's own rename failed.
-        _restore(manifest, before)
+        _restore(manifest, before, had_folder)
         raise
     return replace(written, model=artifact.model)
 
 
-def _restore(manifest: Path, before: bytes | None) -> None:
+def _restore(manifest: Path, before: bytes | None, had_folder: bool) -> None:
     if before is not None and manifest.read_bytes() != before:
         with atomic_path(manifest) as temporary:
             temporary.write_bytes(before)
     elif before is None and manifest.is_file():
         manifest.unlink()
-        with contextlib.suppress(OSError):  # the folder is not empty: then it was not made for this
-            manifest.parent.rmdir()
+        if not had_folder:
+            with contextlib.suppress(OSError):  # somebody else may have put a file there meanwhile: then it stays
+                manifest.parent.rmdir()
 
 
 def read(path: Path) -> Artifact:
@@ -153,7 +155,7 @@ def load_onnx(path: Path) -> onnx.ModelProto:
     try:
         model = onnx.load(path)
     except (OSError, google.protobuf.message.DecodeError, onnx.checker.ValidationError) as error:
-        raise ArtifactError(f"{path} is no readable ONNX file, or is cut short: {_line(error)}.") from error
+        raise ArtifactError(f"{path} is no readable ONNX file, or is cut short: {first_line(error)}.") from error
     if not model.graph.node or not model.opset_import:  # an empty or cut file can still be a valid, empty message
         raise ArtifactError(f"{path} is no readable ONNX file, or is cut short: it holds no graph.")
     return model
@@ -228,10 +230,6 @@ def _external_files(path: Path) -> set[Path]:
     return {
         path.parent / entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"
     }
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0].rstrip(".")
 
 
 def _encode(artifact: Artifact) -> str:

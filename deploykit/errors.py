@@ -76,3 +76,9 @@ class GateError(DeploykitError):
 def missing_extra(package: str, extra: str) -> str:
     """The sentence for a package that an extra of deploykit installs."""
     return f"{package} is not installed: run pip install 'deploykit[{extra}]'."
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says, without its full stop; its class where it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__).rstrip(".")

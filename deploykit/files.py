@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +20,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: the folder or the file cannot be written, or the disk is full.
     """
+    import tempfile  # slow enough for `deploykit --help` to be without it
+
     made: list[Path] = []
     try:
         for folder in [*reversed(path.parent.parents), path.parent]:

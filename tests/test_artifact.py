@@ -123,10 +123,13 @@ def test_a_failed_write_leaves_nothing(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("was_there", [False, True])
+@pytest.mark.parametrize("had_folder", [False, True])
 def test_when_the_last_rename_fails_everything_is_as_before(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, was_there: bool
+    folder: Path, monkeypatch: pytest.MonkeyPatch, was_there: bool, had_folder: bool
 ) -> None:
     path = folder / "build" / "net.onnx"
+    if had_folder:
+        path.parent.mkdir()
     if was_there:
         artifacts.write(made(path), graph())
     before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
@@ -141,7 +144,7 @@ def test_when_the_last_rename_fails_everything_is_as_before(
     with pytest.raises(OutputError, match="input/output error"):
         artifacts.write(replace(made(path), name="other"), graph())
     assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
-    assert (folder / "build").exists() is was_there
+    assert (folder / "build").exists() is (was_there or had_folder)
 
 
 def test_external_data_counts_to_the_size(folder: Path) -> None:

@@ -8,7 +8,7 @@ from deploykit.artifact import Artifact
 from deploykit.backends import Backend, Runner, RunOptions
 from deploykit.backends._feeds import check_feeds
 from deploykit.backends._outputs import flatten_outputs, output_names
-from deploykit.errors import BackendFailedError, DeploykitError
+from deploykit.errors import BackendFailedError, DeploykitError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +38,7 @@ class TorchRunner(Runner):
         except DeploykitError:
             raise
         except Exception as error:
-            raise BackendFailedError(f"the PyTorch model failed: {_first_line(error)}.") from error
+            raise BackendFailedError(f"the PyTorch model failed: {first_line(error)}.") from error
         names = output_names(self.spec, len(tensors))
         return {name: _array(name, tensor) for name, tensor in zip(names, tensors, strict=True)}
 
@@ -68,10 +68,6 @@ def _array(name: str, tensor: torch.Tensor) -> Array:
         raise BackendFailedError(
             f"the output {name!r} is {tensor.dtype}, which NumPy does not have: cast it."
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 BACKEND = TorchBackend()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-import pkgutil
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ class _Commands(click.Group):
     """Commands by their files; every error of ours becomes one sentence and an exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        names = [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
+        names = [path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_")]
         return sorted(names, key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:

@@ -24,6 +24,13 @@ REFERENCE = "torch"
 
 ALL = "all"
 
+backend_option = click.option(
+    "--backend", "backends", type=_shared.NameList(), default=ALL, show_default=True, help="Backends, like torch,ort."
+)
+data_option = click.option(
+    "--data", type=click.Path(path_type=Path), help="Inputs to use, by name, as .npz; default: the model's own sample."
+)
+
 
 def wanted_backends(names: tuple[str, ...]) -> tuple[str, ...]:
     """The backends that were asked for; ``all`` is every one that a user can name.

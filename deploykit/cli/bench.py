@@ -20,20 +20,11 @@ install; with `all` it is a row that says so.""",
 )
 @click.argument("targets", nargs=-1)
 @_shared.describe_options
-@click.option(
-    "--backend",
-    "backends",
-    type=_shared.NameList(),
-    default=_bench.ALL,
-    show_default=True,
-    help="Backends, like torch,ort.",
-)
+@_bench.backend_option
 @click.option("--batch", type=_shared.IntList(), help="Batch sizes; default: 1.")
 @click.option("--time", "times", type=_shared.IntList(), help="Numbers of time steps; default: 100.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads for one inference.")
-@click.option(
-    "--data", type=click.Path(path_type=Path), help="Inputs to use, by name, as .npz; default: the model's own sample."
-)
+@_bench.data_option
 @_shared.json_option
 @click.pass_obj
 def command(

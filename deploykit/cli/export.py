@@ -9,6 +9,7 @@ import click
 from deploykit.artifact import Artifact, manifest_path
 from deploykit.cli import _shared
 from deploykit.config import Config
+from deploykit.export import DEFAULT_OPSET, OPSETS
 from deploykit.units import size
 
 
@@ -19,7 +20,11 @@ from deploykit.units import size
 @_shared.describe_options
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The ONNX file; default: build/NAME.onnx.")
 @click.option(
-    "--opset", type=click.IntRange(18, 23), default=20, show_default=True, help="The ai.onnx opset to export."
+    "--opset",
+    type=click.IntRange(OPSETS[0], OPSETS[-1]),
+    default=DEFAULT_OPSET,
+    show_default=True,
+    help="The ai.onnx opset to export.",
 )
 @click.option("--no-verify", is_flag=True, help="Skip the comparison with PyTorch; the manifest then says so.")
 @_shared.json_option

@@ -13,7 +13,7 @@ from deploykit.artifact import Artifact, manifest_path
 from deploykit.cli import _progress, _shared, _table
 from deploykit.config import Config
 from deploykit.errors import UsageError
-from deploykit.quantize import DEFAULT_METHOD
+from deploykit.quantize import DEFAULT_BOUNDS, DEFAULT_METHOD
 from deploykit.quantize._gate import Bounds
 from deploykit.units import size
 
@@ -42,13 +42,17 @@ none. The source is never changed. Ends with 3, and writes nothing, when a recur
     "--calibration", type=click.Path(path_type=Path), help="Real inputs by name, as .npz, to judge the result on."
 )
 @click.option(
-    "--min-snr", type=float, default=20.0, show_default=True, help="Least SNR of every output against float, in dB."
+    "--min-snr",
+    type=float,
+    default=DEFAULT_BOUNDS.min_snr,
+    show_default=True,
+    help="Least SNR of every output against float, in dB.",
 )
 @click.option("--max-error", type=click.FloatRange(0), help="Largest absolute error of any output against float.")
 @click.option(
     "--max-metric-drop",
     type=float,
-    default=0.01,
+    default=DEFAULT_BOUNDS.max_metric_drop,
     show_default=True,
     help="Largest loss of the model's own metric, as a share of it.",
 )

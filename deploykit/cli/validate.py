@@ -18,19 +18,10 @@ TARGETS as for `deploykit bench`. Ends with 0 when every answer lies within its 
 )
 @click.argument("targets", nargs=-1)
 @_shared.describe_options
-@click.option(
-    "--backend",
-    "backends",
-    type=_shared.NameList(),
-    default=_bench.ALL,
-    show_default=True,
-    help="Backends, like torch,ort.",
-)
+@_bench.backend_option
 @click.option("--batch", type=_shared.IntList(), help="Batch sizes, besides those always checked; default: 1.")
 @click.option("--time", "times", type=_shared.IntList(), help="Time steps, besides those always checked; default: 100.")
-@click.option(
-    "--data", type=click.Path(path_type=Path), help="Inputs to use, by name, as .npz; default: the model's own sample."
-)
+@_bench.data_option
 @_shared.json_option
 @click.pass_obj
 def command(

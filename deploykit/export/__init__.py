@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from deploykit import artifact as artifacts
 from deploykit.artifact import Artifact, ModelRef
-from deploykit.errors import ExportError, ModelError
+from deploykit.errors import ExportError, ModelError, first_line
 from deploykit.types import DimRange, ModelSpec, TensorSpec
 from deploykit.versions import versions
 
@@ -52,17 +52,16 @@ def export(
         OutputError: the file cannot be written.
     """
     from deploykit import loading
+    from deploykit.export import _clean, _verify
 
     progress("loading the model")
     spec = loading.load(ref)
     progress("tracing")
     model, outputs, operators = to_onnx(spec, opset)
     content = model.SerializeToString(deterministic=True)
-    from deploykit.export import _verify
-
     progress("verifying")
     _verify.check_graph(model, spec, outputs, operators)
-    source = loading.source_hash(spec.module)
+    source = _clean.noted_source(model)
     repeats = loading.source_hash(loading.load(ref).module) == source
     verification: dict[str, Any] = {"verified": False, "same_weights_each_time": repeats}
     if verify:
@@ -253,5 +252,4 @@ def _root(error: BaseException) -> str:
     """The first line of the innermost cause."""
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__).rstrip(".")
+    return first_line(error)

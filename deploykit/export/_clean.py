@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import onnx
     from torch import nn
 
+_SOURCE = "deploykit.source_sha256"
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
 
@@ -31,7 +32,12 @@ def clean(model: onnx.ModelProto, module: nn.Module) -> None:
     model.producer_name = "deploykit"
     model.producer_version = __version__
     entry = model.metadata_props.add()
-    entry.key, entry.value = "deploykit.source_sha256", source_hash(module)
+    entry.key, entry.value = _SOURCE, source_hash(module)
+
+
+def noted_source(model: onnx.ModelProto) -> str:
+    """The source hash that ``clean`` has put into the file."""
+    return str(next(entry.value for entry in model.metadata_props if entry.key == _SOURCE))
 
 
 def _scope(node: onnx.NodeProto) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from deploykit.artifact import tensor_spec
 from deploykit.backends._outputs import flatten_outputs
 from deploykit.coverage import RECURRENT
-from deploykit.errors import ExportError
+from deploykit.errors import ExportError, first_line
 from deploykit.runtime import sentence, session
 from deploykit.types import DimRange, ModelSpec, TensorSpec
 
@@ -52,7 +52,7 @@ def check_graph(
         onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(
-            f"{spec.name} was exported to a graph that ONNX's checker refuses: {_line(error)}."
+            f"{spec.name} was exported to a graph that ONNX's checker refuses: {first_line(error)}."
         ) from error
     for declared, value in (
         *zip(spec.inputs, model.graph.input, strict=True),
@@ -115,7 +115,7 @@ def _compare_once(
     # The module is the user's own code: whatever it raises is the answer.
     except Exception as error:
         raise ExportError(
-            f"{spec.name} fails in PyTorch itself at {at}: {_line(error)}; bound its dims with --dim."
+            f"{spec.name} fails in PyTorch itself at {at}: {first_line(error)}; bound its dims with --dim."
         ) from error
     try:
         found = opened.run([output.name for output in outputs], dict(feeds))
@@ -157,7 +157,3 @@ def _difference(spec: ModelSpec, output: TensorSpec, at: str, found: Any, expect
             f"(allowed: {ATOL:g} + {RTOL:g} of the value): report this model to deploykit."
         )
     return float(error.max(initial=0.0))
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0].rstrip(".")
