@@ -10,8 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from deploykit.coverage import Coverage
 from deploykit.errors import ArtifactError, first_line
 from deploykit.files import atomic_path, sha256_file, write_text
@@ -190,6 +188,8 @@ def read_manifest(manifest: Path) -> Artifact:
     Raises:
         ArtifactError: it cannot be read, is no manifest, or was written by a newer deploykit.
     """
+    import msgspec
+
     path = manifest.with_name(manifest.name.removesuffix(".json"))
     try:
         data = msgspec.json.decode(manifest.read_bytes(), type=dict[str, Any])
@@ -233,6 +233,8 @@ def _external_files(path: Path) -> set[Path]:
 
 
 def _encode(artifact: Artifact) -> str:
+    import msgspec  # slow enough for `deploykit --help` to be without it
+
     data = msgspec.to_builtins(replace(artifact, path=Path()), enc_hook=str)
     del data["path"]
     return (

@@ -14,13 +14,10 @@ named after a command sets that command's options by their long names::
 from __future__ import annotations
 
 import difflib
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import msgspec
 
 from deploykit.artifact import ModelRef
 from deploykit.errors import UsageError
@@ -29,12 +26,14 @@ from deploykit.registry import DEFAULT_MODEL
 FILE = "deploykit.toml"
 
 
-class _Project(msgspec.Struct, frozen=True, rename="kebab"):
-    model: str = DEFAULT_MODEL
-    weights: str | None = None
-    input: list[str] = []
-    dim: list[str] = []
-    build_dir: str = "build"
+# The keys at the top of the file: type and default.
+_TOP: dict[str, tuple[Any, Any]] = {
+    "model": (str, DEFAULT_MODEL),
+    "weights": (str | None, None),
+    "input": (list[str], []),
+    "dim": (list[str], []),
+    "build-dir": (str, "build"),
+}
 
 
 @dataclass(frozen=True)
@@ -85,10 +84,9 @@ def check_commands(config: Config, options: Mapping[str, Iterable[str]]) -> None
                 raise UsageError(f"{config.source}: unknown key {key!r} in [{command}]{_near(key, options[command])}.")
 
 
-_TOP = tuple(struct_field.encode_name for struct_field in msgspec.structs.fields(_Project))
-
-
 def _toml(path: Path) -> dict[str, Any]:
+    import tomllib
+
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -98,8 +96,12 @@ def _toml(path: Path) -> dict[str, Any]:
 def _config(table: object, source: Path) -> Config:
     if not isinstance(table, dict):
         raise UsageError(f"{source}: tool.deploykit must be a table.")
+    import msgspec  # slow enough for `deploykit --help` to be without it
+
+    fields = [(name.replace("-", "_"), kind, default) for name, (kind, default) in _TOP.items()]
+    top: Any = msgspec.defstruct("Project", fields, rename="kebab")
     try:
-        project = msgspec.convert({key: value for key, value in table.items() if key in _TOP}, type=_Project)
+        project = msgspec.convert({key: value for key, value in table.items() if key in _TOP}, type=top)
     except msgspec.ValidationError as error:
         raise UsageError(f"{source}: {error}.") from error
     commands = {key: value for key, value in table.items() if key not in _TOP}

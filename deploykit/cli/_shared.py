@@ -129,6 +129,13 @@ def derived(config: Config, parent: Artifact) -> list[Artifact]:
     return list(found.values())
 
 
+def as_json(value: Any) -> str:
+    """Indented JSON."""
+    import msgspec
+
+    return msgspec.json.format(msgspec.json.encode(value)).decode()
+
+
 def emit_json(text: str, target: str) -> None:
     """Write JSON to a file, whole or not at all, or alone to stdout for ``-``."""
     if target == "-":

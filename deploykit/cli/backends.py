@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import click
-import msgspec
 
 from deploykit import registry
 from deploykit.cli import _shared, _table
@@ -16,7 +15,7 @@ from deploykit.cli import _shared, _table
 def command(json_target: str | None) -> None:
     entries = backend_entries()
     if json_target is not None:
-        _shared.emit_json(msgspec.json.format(msgspec.json.encode(entries)).decode(), json_target)
+        _shared.emit_json(_shared.as_json(entries), json_target)
     if json_target == "-":
         return
     rows = [

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 
 from deploykit import registry
 from deploykit.cli import _shared, _table
@@ -31,9 +30,7 @@ def command(config: Config, json_target: str | None) -> None:
     facts = _facts(config)
     problems = _problems(config, facts)
     if json_target is not None:
-        _shared.emit_json(
-            msgspec.json.format(msgspec.json.encode({**facts, "problems": problems})).decode(), json_target
-        )
+        _shared.emit_json(_shared.as_json({**facts, "problems": problems}), json_target)
     if json_target != "-":
         _show(facts, problems)
     if problems:
