@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,13 +29,18 @@ FORMATS = ("torch", "onnx", "onnx-int8", "onnx-qdq", "trt-engine")
 class ModelRef:
     """How to build a PyTorch model again, in this process or another: the words of the command line.
 
-    ``ref`` is a zoo name, ``path/to/file.py:factory``, ``package.module:factory``, or a ``.pt2`` file.
+    ``ref`` is a zoo name, ``path/to/file.py:factory``, ``package.module:factory``, or a ``.pt2`` file. ``example`` is
+    ``FILE.py:function``, ``axes`` names the example's dims (``x=batch,time,_``), and ``streaming`` makes the state of
+    every recurrent layer an input and an output.
     """
 
     ref: str
     weights: str | None = None
     inputs: tuple[str, ...] = ()
     dims: tuple[str, ...] = ()
+    example: str | None = None
+    axes: tuple[str, ...] = ()
+    streaming: bool = False
 
     def same_model(self, other: ModelRef | None) -> bool:
         """Whether both name the same model, however its files' paths are written."""
@@ -42,9 +48,19 @@ class ModelRef:
 
     def moved(self, change: Callable[[str], str]) -> ModelRef:
         """With ``change`` applied to the path of every file that it names."""
-        file, colon, factory = self.ref.rpartition(":")
-        ref = f"{change(file)}{colon}{factory}" if file.endswith(".py") else self.ref
-        return replace(self, ref=ref, weights=None if self.weights is None else change(self.weights))
+
+        def within(ref: str) -> str:
+            file, colon, function = ref.rpartition(":")
+            if ref.endswith(".pt2"):
+                return change(ref)
+            return f"{change(file)}{colon}{function}" if file.endswith(".py") else ref
+
+        return replace(
+            self,
+            ref=within(self.ref),
+            weights=None if self.weights is None else change(self.weights),
+            example=None if self.example is None else within(self.example),
+        )
 
 
 @dataclass(frozen=True)
@@ -82,22 +98,28 @@ def manifest_path(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
-def write(artifact: Artifact, content: bytes) -> Artifact:
+def write(artifact: Artifact, content: bytes, beside: Mapping[str, bytes] | None = None) -> Artifact:
     """Write ``content`` to ``artifact.path`` with its manifest, each whole or not at all; return it with its hash.
 
+    ``beside`` are further files of the artifact by name: the weights of an ONNX file over 2 GiB.
+
     Raises:
-        OutputError: either file cannot be written; then neither is left behind, and what was there before is unchanged.
+        OutputError: a file cannot be written; then none is left behind, and what was there before is unchanged.
     """
     manifest = manifest_path(artifact.path)
     before = manifest.read_bytes() if manifest.is_file() else None
     had_folder = manifest.parent.is_dir()
+    further = beside or {}
     try:
-        with atomic_path(artifact.path) as temporary:
+        with ExitStack() as stack:
+            for name, part in further.items():
+                stack.enter_context(atomic_path(artifact.path.with_name(name))).write_bytes(part)
+            temporary = stack.enter_context(atomic_path(artifact.path))
             temporary.write_bytes(content)
             written = replace(
                 artifact,
                 sha256=sha256_file(temporary),
-                size_bytes=len(content),
+                size_bytes=len(content) + sum(map(len, further.values())),
                 created=datetime.now(UTC).isoformat(timespec="milliseconds"),
                 model=_relative(artifact.model, artifact.path.parent),
             )

@@ -1,6 +1,7 @@
 """The project file: ``deploykit.toml``, or ``[tool.deploykit]`` in ``pyproject.toml``.
 
-At the top stand the model and its description (``model``, ``weights``, ``input``, ``dim``, ``build-dir``); a table
+At the top stand the model and its description (``model``, ``weights``, ``input``, ``dim``, ``example``, ``dims``,
+``streaming``) and ``build-dir``; a table
 named after a command sets that command's options by their long names::
 
     model = "net.py:factory"
@@ -32,6 +33,9 @@ _TOP: dict[str, tuple[Any, Any]] = {
     "weights": (str | None, None),
     "input": (list[str], []),
     "dim": (list[str], []),
+    "example": (str | None, None),
+    "dims": (list[str], []),
+    "streaming": (bool, False),
     "build-dir": (str, "build"),
 }
 
@@ -108,7 +112,15 @@ def _config(table: object, source: Path) -> Config:
     for key, value in commands.items():
         if not isinstance(value, dict):
             raise UsageError(f"{source}: unknown key {key!r}{_near(key, _TOP)}.")
-    model = ModelRef(project.model, project.weights, tuple(project.input), tuple(project.dim))
+    model = ModelRef(
+        project.model,
+        project.weights,
+        tuple(project.input),
+        tuple(project.dim),
+        project.example,
+        tuple(project.dims),
+        project.streaming,
+    )
     # Files are meant from where the project file lies, which with --config need not be the current folder.
     folder = source.parent
     return Config(model.moved(lambda file: str(folder / file)), folder / project.build_dir, commands, source)

@@ -1,4 +1,4 @@
-"""Real inputs from an .npz file, cut to the sizes that a run needs."""
+"""Real inputs, recorded in an .npz file or elsewhere, cut to the sizes that a run needs."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ if TYPE_CHECKING:
     from deploykit.types import Array
 
 
-class DataFile:
+class Recorded:
     """Arrays by input name, each with the dims of its spec: rows along ``batch``, steps along ``time``.
 
     ``feeds`` takes a seeded, consecutive piece along each dynamic dim, the same piece for all inputs; rows wrap around
     where more are asked for than there are, and so do steps, so that a short recording serves a long check.
     """
 
-    def __init__(self, path: Path, inputs: Sequence[TensorSpec]) -> None:
-        """Read ``path``.
+    def __init__(self, arrays: Mapping[str, Array], inputs: Sequence[TensorSpec], told: object) -> None:
+        """Of ``arrays``, which come from what ``told`` names.
 
         Raises:
-            UsageError: it cannot be read, lacks an input, or an array does not fit its spec.
+            UsageError: an array does not fit its spec.
         """
         self._inputs = tuple(inputs)
-        self._arrays = _read(path, self._inputs)
+        self._arrays = dict(arrays)
         self._lengths: dict[str, int] = {}
         for spec in self._inputs:
-            _check(path, spec, self._arrays[spec.name], self._lengths)
+            _check(told, spec, self._arrays[spec.name], self._lengths)
 
     def whole(self) -> dict[str, Array]:
-        """All that the file holds of the inputs, by name."""
+        """All that there is of the inputs, by name."""
         return dict(self._arrays)
 
     def feeds(self, seed: int, sizes: Mapping[str, int]) -> dict[str, Array]:
@@ -44,10 +44,22 @@ class DataFile:
         generator = np.random.default_rng(seed)
         picked = {}
         for dim, length in self._lengths.items():
-            # Steps begin where the file lets the piece end without a wrap, if it can.
+            # Steps begin where the recording lets the piece end without a wrap, if it can.
             starts = max(length - sizes[dim], 0) + 1 if dim == TIME else length
             picked[dim] = (int(generator.integers(starts)) + np.arange(sizes[dim])) % length
         return {spec.name: _cut(self._arrays[spec.name], spec, picked) for spec in self._inputs}
+
+
+class DataFile(Recorded):
+    """``Recorded`` arrays of an .npz file."""
+
+    def __init__(self, path: Path, inputs: Sequence[TensorSpec]) -> None:
+        """Read ``path``.
+
+        Raises:
+            UsageError: it cannot be read, lacks an input, or an array does not fit its spec.
+        """
+        super().__init__(_read(path, tuple(inputs)), inputs, path)
 
 
 def _read(path: Path, inputs: Sequence[TensorSpec]) -> dict[str, Array]:
@@ -61,14 +73,14 @@ def _read(path: Path, inputs: Sequence[TensorSpec]) -> dict[str, Array]:
         raise UsageError(f"cannot read {path} as an .npz file of plain arrays: write it with numpy.savez.") from error
 
 
-def _check(path: Path, spec: TensorSpec, array: Array, lengths: dict[str, int]) -> None:
+def _check(told: object, spec: TensorSpec, array: Array, lengths: dict[str, int]) -> None:
     found = f"{spec.name}:{array.dtype}[{','.join(map(str, array.shape))}]"
     if str(array.dtype) != spec.dtype or array.ndim != len(spec.dims):
-        raise UsageError(f"{path} has {found}, and the model takes {spec}.")
+        raise UsageError(f"{told} has {found}, and the model takes {spec}.")
     for size, dim in zip(array.shape, spec.dims, strict=True):
         expected = lengths.setdefault(dim, size) if isinstance(dim, str) else dim
         if size != expected or size == 0:
-            raise UsageError(f"{path} has {found}, where the model takes {spec} with {dim}={expected}.")
+            raise UsageError(f"{told} has {found}, where the model takes {spec} with {dim}={expected}.")
 
 
 def _cut(array: Array, spec: TensorSpec, picked: Mapping[str, Array]) -> Array:

@@ -19,29 +19,60 @@ from deploykit.types import DimRange, ModelSpec, TensorSpec, dynamic_dims
 if TYPE_CHECKING:
     from torch import nn
 
+    from deploykit.examples import Example
+
 
 def model_name(ref: ModelRef) -> str:
-    """A short name for files and tables: the zoo name, or the factory's."""
-    return ref.ref.rpartition(":")[2].replace("_", "-")
+    """A short name for files and tables: the zoo name, the factory's, or the .pt2 file's."""
+    name = Path(ref.ref).stem if is_program(ref) else ref.ref.rpartition(":")[2]
+    return name.replace("_", "-") + ("-streaming" if ref.streaming else "")
+
+
+def is_program(ref: ModelRef) -> bool:
+    """Whether the model is a file of torch.export."""
+    return ref.ref.endswith(".pt2")
 
 
 def load(ref: ModelRef) -> ModelSpec:
-    """Build the model, load its weights, and put it in eval mode.
+    """Build the model, load its weights, put it in eval mode, and find out what its inputs mean.
 
-    A ``.py`` file or a package named here is imported, so its code runs: it is code that the user asked to run.
+    A ``.py`` file or a package named here is imported, so its code runs: it is code that the user asked to run. A
+    ``.pt2`` file holds a graph and no code.
 
     Raises:
         UnknownNameError: no zoo model has that name.
         ModelError: the file or factory cannot be found, fails, or returns no module.
         WeightsError: the weights are missing, unsafe, or do not fit.
         UsageError: an input description is malformed, or there is none.
+        ExportError: the model cannot stream, and ``--streaming`` asks for it.
     """
-    spec = _described(_zoo(ref) if ":" not in ref.ref else _users(ref), ref)
+    made = _program(ref) if is_program(ref) else _zoo(ref) if ":" not in ref.ref else _users(ref)
+    spec = _described(made, ref)
     if ref.weights is not None:
         path = Path(ref.weights)
         weights.fit(spec.module, weights.read_state(path), path)
     _require_finite(spec.module, ref)
-    spec.module.eval().requires_grad_(False)
+    if not is_program(ref):  # a program of torch.export has one mode only, and refuses to be asked
+        spec.module.eval()
+    spec.module.requires_grad_(False)
+    return _prepared(spec, ref)
+
+
+def _prepared(spec: ModelSpec, ref: ModelRef) -> ModelSpec:
+    """``spec`` with what is found out by running it: the values of integer inputs, and the states of a stream."""
+    from deploykit import examples, probing
+
+    if ref.example is not None:
+        # The specs are final only now: values are cut along the dims that they name.
+        ranges = probing.with_ranges(replace(spec, sample=None)).ranges
+        values = _example(ref, spec.module).values
+        spec = replace(spec, ranges=ranges, sample=examples.sample(spec, spec.inputs, values, ranges))
+    else:
+        spec = probing.with_ranges(spec)
+    if ref.streaming:
+        from deploykit.streaming import streaming
+
+        spec = streaming(spec)
     return spec
 
 
@@ -60,8 +91,6 @@ def source_hash(module: nn.Module) -> str:
 def _zoo(ref: ModelRef) -> ModelSpec:
     if ref.ref not in registry.zoo_names() and Path(ref.ref).suffix == ".py":
         raise UsageError(f"{ref.ref} names a file but no factory in it: write {ref.ref}:FACTORY.")
-    if Path(ref.ref).suffix == ".pt2":
-        raise UsageError(f"{ref.ref}: files of torch.export cannot be loaded yet; name a factory, as file.py:factory.")
     spec = registry.zoo_model(ref.ref)
     if ref.weights is None:
         path = registry.zoo_weights(ref.ref)
@@ -88,10 +117,59 @@ def _users(ref: ModelRef) -> ModelSpec:
     )
 
 
+def _program(ref: ModelRef) -> ModelSpec:
+    from deploykit import pt2
+
+    program = pt2.read(Path(ref.ref))
+    inputs = pt2.describe(program)
+    return ModelSpec(
+        pt2.module(program), inputs, name=model_name(ref), dims=pt2.dims(program), call=pt2.calling(program)
+    )
+
+
+def _example(ref: ModelRef, module: nn.Module) -> Example:
+    """The user's example of the model's inputs."""
+    from deploykit import examples
+
+    assert ref.example is not None
+    file, _, name = ref.example.rpartition(":")
+    if not file:
+        raise UsageError(f"cannot read --example {ref.example!r}: write FILE.py:FUNCTION.")
+    function = _factory(file, name)
+    try:
+        value = function()
+    # The function is the user's own code: whatever it raises is the answer.
+    except (Exception, SystemExit) as error:
+        raise ModelError(f"the example {ref.example} failed with {type(error).__name__}: {error}") from error
+    return examples.example(value, module, ref.example)
+
+
+def _inputs(spec: ModelSpec, ref: ModelRef) -> ModelSpec:
+    """``spec`` with the inputs that the user described: by an example, by words, or in the spec itself."""
+    from deploykit import examples
+
+    described = tuple(TensorSpec.parse(text) for text in ref.inputs)
+    if ref.example is not None:
+        example = _example(ref, spec.module)
+        inputs = examples.with_axes(described or example.inputs, ref.axes)
+        for tensor, found in zip(inputs, example.inputs, strict=False):
+            if len(inputs) != len(example.inputs) or tensor.name != found.name:
+                told = ", ".join(map(str, example.inputs))
+                raise UsageError(f"{ref.example} returns {told}: give --input for each of them, in order, or for none.")
+        return replace(spec, inputs=inputs, call=example.call)
+    if described:
+        call = spec.call if is_program(ref) else examples.call_by_name(described, spec.module)
+        return replace(spec, inputs=examples.with_axes(described, ref.axes), call=call, sample=None)
+    return replace(spec, inputs=examples.with_axes(spec.inputs, ref.axes)) if ref.axes else spec
+
+
 def _described(spec: ModelSpec, ref: ModelRef) -> ModelSpec:
-    inputs = tuple(TensorSpec.parse(text) for text in ref.inputs) or spec.inputs
+    spec = _inputs(spec, ref)
+    inputs = spec.inputs
     if not inputs:
-        raise UsageError(f"say what {ref.ref} takes, like --input 'x:float32[batch,time,40]' (once for each input).")
+        raise UsageError(
+            f"say what {ref.ref} takes, like --input 'x:float32[batch,time,40]' (once for each input), or give --example."
+        )
     names = [tensor.name for tensor in inputs]
     if len(set(names)) < len(names):
         raise UsageError(f"two inputs of {ref.ref} have one name: {', '.join(names)}.")
@@ -100,8 +178,7 @@ def _described(spec: ModelSpec, ref: ModelRef) -> ModelSpec:
     fixed = {name: bounds.low for name, bounds in dims.items() if bounds.low == bounds.high}
     inputs = tuple(replace(tensor, dims=tuple(fixed.get(str(dim), dim) for dim in tensor.dims)) for tensor in inputs)
     dims = {name: bounds for name, bounds in dims.items() if name not in fixed}
-    sample = spec.sample if not ref.inputs else None
-    return replace(spec, inputs=inputs, dims=dims, sample=sample)
+    return replace(spec, inputs=inputs, dims=dims)
 
 
 def _require_dims(inputs: tuple[TensorSpec, ...], dims: Mapping[str, DimRange], ref: ModelRef) -> None:

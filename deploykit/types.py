@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +12,13 @@ from deploykit.errors import UsageError
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-    from torch import nn
+    from torch import Tensor, nn
 
     Array = npt.NDArray[Any]
     Feeds = Mapping[str, Array]
     Infer = Callable[[Feeds], dict[str, Array]]
     Sampler = Callable[..., dict[str, Array]]
+    Call = Callable[[nn.Module, Sequence[Tensor]], Any]
 
 #: The two dims that recurrent models are measured along; a model may name its dims otherwise, or have neither.
 BATCH, TIME = "batch", "time"
@@ -115,11 +116,39 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class ValueRange:
+    """The values that an integer input may hold, both ends inclusive.
+
+    ``high`` may be a dim's name: its size. ``descending`` asks for them in falling order along the input's only axis:
+    the lengths of sequences that PyTorch wants sorted.
+    """
+
+    low: int
+    high: int | str
+    descending: bool = False
+
+    def top(self, sizes: Mapping[str, int]) -> int:
+        """The largest value at these sizes of the dynamic dims."""
+        return sizes[self.high] if isinstance(self.high, str) else self.high
+
+    def within(self, values: Array, sizes: Mapping[str, int]) -> Array:
+        """``values`` moved into the range and, where asked for, sorted; a row of full length among lengths."""
+        import numpy as np
+
+        held = np.clip(values, self.low, self.top(sizes))
+        if isinstance(self.high, str) and held.size and held.ndim == 1:
+            held[0] = self.top(sizes)
+        return np.ascontiguousarray(np.sort(held)[::-1]) if self.descending else held
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """A module and what it takes: all that export, quantization and validation need to know.
 
-    ``inputs`` are in the order of ``module.forward``'s arguments. ``outputs`` may be left empty: export then names
-    them itself. ``sample(seed, **dims)`` returns plausible inputs by name for the given sizes of the dynamic dims.
+    ``inputs`` are in the order of ``module.forward``'s arguments, unless ``call`` says how the module is called with
+    tensors in that order: nested arguments, keywords, constants. ``outputs`` may be left empty: export then names
+    them itself. ``sample(seed, **dims)`` returns plausible inputs by name for the given sizes of the dynamic dims;
+    ``ranges`` holds what is known of the values of integer inputs, for models without a sample.
     """
 
     module: nn.Module
@@ -129,6 +158,8 @@ class ModelSpec:
     name: str = "model"
     dims: Mapping[str, DimRange] = field(default_factory=dict)
     metric: Metric | None = None
+    call: Call | None = None
+    ranges: Mapping[str, ValueRange] = field(default_factory=dict)
 
     @property
     def dynamic(self) -> tuple[str, ...]:
@@ -139,7 +170,11 @@ class ModelSpec:
         """Inputs by name: the model's own sample, or seeded noise where it has none."""
         if self.sample is not None:
             return self.sample(seed, **sizes)
-        return noise(self.inputs, seed, sizes)
+        return noise(self.inputs, seed, sizes, self.ranges)
+
+    def run(self, tensors: Sequence[Tensor]) -> Any:
+        """What the module returns for the tensors, which are in the order of ``inputs``."""
+        return self.module(*tensors) if self.call is None else self.call(self.module, tensors)
 
 
 def dynamic_dims(inputs: Iterable[TensorSpec]) -> tuple[str, ...]:
@@ -147,18 +182,25 @@ def dynamic_dims(inputs: Iterable[TensorSpec]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(dim for spec in inputs for dim in spec.dynamic))
 
 
-def noise(inputs: Iterable[TensorSpec], seed: int, sizes: Mapping[str, int]) -> dict[str, Array]:
-    """Seeded inputs by name: floats standard normal, integers 0 or 1, which every embedding of two rows has."""
+def noise(
+    inputs: Iterable[TensorSpec], seed: int, sizes: Mapping[str, int], ranges: Mapping[str, ValueRange] | None = None
+) -> dict[str, Array]:
+    """Seeded inputs by name: floats standard normal, integers from their range, or 0 and 1 where none is known."""
     import numpy as np
 
     generator = np.random.default_rng(seed)
-    return {spec.name: _noise(generator, spec, sizes) for spec in inputs}
+    return {spec.name: _noise(generator, spec, sizes, (ranges or {}).get(spec.name)) for spec in inputs}
 
 
-def _noise(generator: np.random.Generator, spec: TensorSpec, sizes: Mapping[str, int]) -> Array:
+def _noise(
+    generator: np.random.Generator, spec: TensorSpec, sizes: Mapping[str, int], values: ValueRange | None
+) -> Array:
     import numpy as np
 
     shape = spec.shape(sizes)
     if spec.dtype.startswith("float"):
         return generator.standard_normal(shape).astype(spec.dtype)
-    return np.asarray(generator.integers(0, 2, shape)).astype(spec.dtype)
+    if values is None:
+        return np.asarray(generator.integers(0, 2, shape)).astype(spec.dtype)
+    drawn = generator.integers(values.low, values.top(sizes), shape, endpoint=True)
+    return values.within(np.asarray(drawn), sizes).astype(spec.dtype)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from deploykit.artifact import Artifact
 from deploykit.backends import Backend, Runner, RunOptions
 from deploykit.backends._feeds import check_feeds
-from deploykit.backends._outputs import flatten_outputs, output_names
+from deploykit.backends._outputs import named_outputs
 from deploykit.errors import BackendFailedError, DeploykitError, first_line
 
 if TYPE_CHECKING:
@@ -34,13 +34,12 @@ class TorchRunner(Runner):
         inputs = [torch.tensor(feeds[spec.name]) for spec in self.spec.inputs]
         try:
             with torch.inference_mode():
-                tensors = flatten_outputs(self.spec.module(*inputs))
+                outputs = named_outputs(self.spec, self.spec.run(inputs))
         except DeploykitError:
             raise
         except Exception as error:
             raise BackendFailedError(f"the PyTorch model failed: {first_line(error)}.") from error
-        names = output_names(self.spec, len(tensors))
-        return {name: _array(name, tensor) for name, tensor in zip(names, tensors, strict=True)}
+        return {name: _array(name, tensor) for name, tensor in outputs.items()}
 
 
 class TorchBackend(Backend):

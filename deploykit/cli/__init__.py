@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from deploykit import __version__, config
+from deploykit.cli._shared import DESCRIBING
 from deploykit.errors import DeploykitError
 
 _ORDER = ("ship", "export", "quantize", "bench", "validate", "models", "backends", "doctor")
@@ -99,7 +100,7 @@ def _options(command: click.Command | None) -> dict[str, str]:
     names = {
         name.removeprefix("--"): str(option.name) for option in options for name in option.opts if name.startswith("--")
     }
-    return {name: parameter for name, parameter in names.items() if name not in ("weights", "input", "dim")}
+    return {name: parameter for name, parameter in names.items() if name not in DESCRIBING}
 
 
 def main() -> None:

@@ -53,19 +53,16 @@ def wanted_backends(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def model(
-    config: Config, named: Sequence[str], weights: str | None, inputs: tuple[str, ...], dims: tuple[str, ...]
-) -> ModelRef:
+def model(config: Config, named: Sequence[str], described: _shared.Described) -> ModelRef:
     """The model that the targets and options mean; of no use where the targets are artifacts, which name their own.
 
     Raises:
         UsageError: options that describe a model stand beside artifacts.
     """
-    if any(map(_is_file, named)) and (weights or inputs or dims):
-        raise UsageError(
-            "--weights, --input and --dim describe a model, and an artifact names its own: leave them out."
-        )
-    return _shared.model_ref(config, named[0] if named else None, weights, inputs, dims)
+    if any(map(_is_file, named)) and described != _shared.Described():
+        options = ", ".join(f"--{name}" for name in _shared.DESCRIBING)
+        raise UsageError(f"{options} describe a model, and an artifact names its own: leave them out.")
+    return _shared.model_ref(config, named[0] if named else None, described)
 
 
 def targets(config: Config, named: Sequence[str], ref: ModelRef) -> tuple[Artifact, list[Artifact]]:

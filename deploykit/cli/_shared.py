@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,10 +24,9 @@ if TYPE_CHECKING:
 else:
     _IntListType = _NameListType = click.ParamType
 
-Function = TypeVar("Function", bound=Callable[..., Any])
-
 MODEL_HELP = """MODEL is a name from `deploykit models`, or your own: path/to/file.py:factory or package.module:factory,
-called without arguments to return an nn.Module or a ModelSpec. Importing that file runs its code."""
+called without arguments to return an nn.Module or a ModelSpec, or a .pt2 file of torch.export. Importing a Python file
+runs its code; a .pt2 file holds a graph, and one that wants to run code is refused."""
 
 
 class IntList(_IntListType):
@@ -55,20 +55,64 @@ class NameList(_NameListType):
         return tuple(part.strip() for part in parts if part.strip())
 
 
-def describe_options(command: Function) -> Function:
-    """--weights, --input and --dim: what is to be known about a model besides its name."""
-    weights = click.option("--weights", metavar="FILE", help="State dict: safetensors, or a pickle of plain tensors.")
-    inputs = click.option(
-        "--input",
-        "inputs",
-        multiple=True,
-        metavar="SPEC",
-        help="An input, like 'x:float32[batch,time,40]'; repeatable.",
-    )
-    dims = click.option(
-        "--dim", "dims", multiple=True, metavar="NAME=LOW:HIGH", help="Bounds of a dynamic dim; repeatable."
-    )
-    return weights(inputs(dims(command)))
+@dataclass(frozen=True)
+class Described:
+    """What the options of ``describe_options`` say of a model."""
+
+    weights: str | None = None
+    inputs: tuple[str, ...] = ()
+    dims: tuple[str, ...] = ()
+    example: str | None = None
+    axes: tuple[str, ...] = ()
+    streaming: bool = False
+
+
+#: The options that describe a model, by their long names: in the project file they stand at the top.
+DESCRIBING = ("weights", "input", "dim", "example", "dims", "streaming")
+
+
+def describe_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What is to be known about a model besides its name; the command gets it all as ``described``."""
+
+    @functools.wraps(command)
+    def collected(*args: Any, **options: Any) -> Any:
+        own = {field.name: options.pop(field.name) for field in fields(Described)}
+        return command(*args, described=Described(**own), **options)
+
+    for option in reversed(
+        (
+            click.option("--weights", metavar="FILE", help="State dict: safetensors, or a pickle of plain tensors."),
+            click.option(
+                "--input",
+                "inputs",
+                multiple=True,
+                metavar="SPEC",
+                help="An input, like 'x:float32[batch,time,40]'; repeatable. state.0 is part of a nested argument.",
+            ),
+            click.option(
+                "--dim", "dims", multiple=True, metavar="NAME=LOW:HIGH", help="Bounds of a dynamic dim; repeatable."
+            ),
+            click.option(
+                "--example",
+                metavar="FILE.py:FUNCTION",
+                help="Real inputs: a function (its code runs) that returns the arguments, or a dict of them by name.",
+            ),
+            click.option(
+                "--dims",
+                "axes",
+                multiple=True,
+                metavar="INPUT=NAME,NAME,_",
+                help="Names of an input's dynamic dims, like x=batch,time,_; repeatable.",
+            ),
+            click.option(
+                "--streaming",
+                is_flag=True,
+                help="Make the state of every recurrent layer an input and an output: h_in and h_out, c_in and c_out.",
+            ),
+        )
+    ):
+        collected = option(collected)
+    return collected
 
 
 json_option = click.option(
@@ -76,12 +120,10 @@ json_option = click.option(
 )
 
 
-def model_ref(
-    config: Config, model: str | None, weights: str | None, inputs: tuple[str, ...], dims: tuple[str, ...]
-) -> ModelRef:
+def model_ref(config: Config, model: str | None, described: Described) -> ModelRef:
     """The model that is meant: the project file's where none is named; options take the place of what the file says."""
     base = config.model if model is None or model == config.model.ref else ModelRef(model)
-    return replace(base, weights=weights or base.weights, inputs=inputs or base.inputs, dims=dims or base.dims)
+    return replace(base, **{name: value for name, value in vars(described).items() if value})
 
 
 def exported(config: Config, ref: ModelRef) -> Artifact:

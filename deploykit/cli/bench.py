@@ -30,9 +30,7 @@ install; with `all` it is a row that says so.""",
 def command(
     config: Config,
     targets: tuple[str, ...],
-    weights: str | None,
-    inputs: tuple[str, ...],
-    dims: tuple[str, ...],
+    described: _shared.Described,
     backends: tuple[str, ...],
     batch: tuple[int, ...] | None,
     times: tuple[int, ...] | None,
@@ -42,6 +40,6 @@ def command(
 ) -> None:
     from deploykit.bench.engine import Settings
 
-    ref = _bench.model(config, targets, weights, inputs, dims)
+    ref = _bench.model(config, targets, described)
     settings = Settings(batches=batch, times=times, threads=threads, data=data)
     _bench.evaluate(config, targets, ref, backends, settings, json_target)

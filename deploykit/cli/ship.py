@@ -35,9 +35,7 @@ from deploykit.config import Config
 def command(
     config: Config,
     model: str | None,
-    weights: str | None,
-    inputs: tuple[str, ...],
-    dims: tuple[str, ...],
+    described: _shared.Described,
     output: Path | None,
     batch: tuple[int, ...] | None,
     times: tuple[int, ...] | None,
@@ -48,7 +46,7 @@ def command(
     from deploykit.bench.engine import Settings
     from deploykit.bench.report import to_json
 
-    ref = _shared.model_ref(config, model, weights, inputs, dims)
+    ref = _shared.model_ref(config, model, described)
     folder = output or config.build_dir
     name = loading.model_name(ref)
     talk = json_target != "-"

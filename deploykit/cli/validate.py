@@ -27,9 +27,7 @@ TARGETS as for `deploykit bench`. Ends with 0 when every answer lies within its 
 def command(
     config: Config,
     targets: tuple[str, ...],
-    weights: str | None,
-    inputs: tuple[str, ...],
-    dims: tuple[str, ...],
+    described: _shared.Described,
     backends: tuple[str, ...],
     batch: tuple[int, ...] | None,
     times: tuple[int, ...] | None,
@@ -38,6 +36,6 @@ def command(
 ) -> None:
     from deploykit.bench.engine import Settings
 
-    ref = _bench.model(config, targets, weights, inputs, dims)
+    ref = _bench.model(config, targets, described)
     settings = Settings(batches=batch, times=times, data=data, latency=False)
     _bench.evaluate(config, targets, ref, backends, settings, json_target)

@@ -1,166 +1,194 @@
-"""Our own lowering of nn.RNN, nn.LSTM and nn.GRU: each layer becomes exactly one ONNX operator.
+"""Our own lowering of recurrent layers and cells: each layer becomes exactly one ONNX operator.
 
 torch.onnx unrolls nn.RNN, freezes the time axis on a second export in one process, and writes files for LSTMs with
-projections that no runtime loads. So the layers' ``forward`` is exchanged, during the trace, for one that calls
-the operators of ``_operators`` with weights that already lie in ONNX's order.
+projections that no runtime loads. So, while a model is traced, the functions that nn.RNN, nn.LSTM, nn.GRU and their cells
+call in the end are answered by the operators of ``_operators``. Whatever reaches those functions is covered alike: the
+modules themselves, subclasses, weights that a parametrization computes, programs of torch.export.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
+from deploykit import packing
 from deploykit.errors import ExportError
-from deploykit.export import _operators
+from deploykit.export import _operators, _packed
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-# Position of each ONNX gate among PyTorch's: GRU r,z,n -> z,r,h; LSTM i,f,g,o -> i,o,f,c.
-_GATES = {"RNN": (0,), "GRU": (1, 0, 2), "LSTM": (0, 3, 1, 2)}
+# The functions, by name as PyTorch calls them: kind and activation.
+_LAYERS = {"rnn_tanh": ("rnn", "Tanh"), "rnn_relu": ("rnn", "Relu"), "gru": ("gru", ""), "lstm": ("lstm", "")}
+_CELLS = {f"{name}_cell": of for name, of in _LAYERS.items()}
 
 
-@dataclass(frozen=True)
-class _Layer:
-    """One layer's weights as the ONNX operator takes them.
+class Lowering(TorchFunctionMode):
+    """While it is active, recurrent layers and cells are traced as our operators.
 
-    ``p`` is an LSTM's projection, transposed, [directions, hidden, proj]; ``q`` its right inverse.
+    ``layers`` counts the recurrent operators that were traced, ``cells`` those among them that are one step of a cell;
+    ``failed`` is the name of the first function that raised, where one has.
     """
 
-    w: Tensor
-    r: Tensor
-    b: Tensor | None = None
-    p: Tensor | None = None
-    q: Tensor | None = None
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = 0
+        self.cells = 0
+        self.failed = ""
 
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = getattr(func, "__name__", "").split(".")[0]  # an overload of torch.ops.aten is called "gru.input"
+        if name in _LAYERS:
+            return self._layer(*_LAYERS[name], *args, **(kwargs or {}))
+        if name in _CELLS:
+            return self._cell(*_CELLS[name], *args, **(kwargs or {}))
+        if name == "max_pool1d":  # whose own trace fixes the length
+            return _max_pool1d(*args, **(kwargs or {}))
+        first = name == "__getitem__" and isinstance(args[1], int) and args[1] == 0
+        if first and (size := _packed.first_batch_size(args[0])) is not None:
+            return size
+        try:
+            return func(*args, **(kwargs or {}))
+        except Exception:
+            self.failed = self.failed or name.strip("_")
+            raise
 
-def recurrent_layers(module: nn.Module) -> dict[str, nn.RNNBase]:
-    """Every recurrent module by its path, those that a user has given another ``forward`` left out."""
-    return {name: layer for name, layer in module.named_modules() if isinstance(layer, nn.RNNBase) and is_plain(layer)}
+    def _layer(self, kind: str, activation: str, x: Tensor, *args: Any) -> Any:
+        # (x, state, weights, has_biases, ...) or (data, batch_sizes, state, weights, has_biases, ...): packed.
+        packed = None if isinstance(args[2], bool) else _packed.packing(args[0])
+        state, weights, bias, layers, dropout, train, bidirectional, *batch_first = args[0 if packed is None else 1 :]
+        if train and dropout:
+            raise ExportError("its recurrent layer drops out at random: put the model in eval mode")
+        if packed is not None:
+            x = packed.padded(x)
+        elif batch_first[0]:
+            x = x.transpose(0, 1)
+        states = list(state) if kind == "lstm" else [state]
+        y, finals = self._stack(kind, activation, x, states, weights, bias, layers, 2 if bidirectional else 1, packed)
+        if packed is not None:
+            y = packed.data(y)
+        elif batch_first[0]:
+            y = y.transpose(0, 1)
+        return (y, *finals)
+
+    def _stack(
+        self,
+        kind: str,
+        activation: str,
+        x: Tensor,
+        states: Sequence[Tensor],
+        weights: Sequence[Tensor],
+        bias: bool,
+        layers: int,
+        directions: int,
+        packed: _packed.Packing | None,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """All layers, one on the other: ``x`` [time, batch, in] to [time, batch, directions * hidden], final states."""
+        each = len(weights) // layers
+        lengths = None if packed is None else packed.short
+        finals: list[Sequence[Tensor]] = []
+        for index in range(layers):
+            rows = slice(index * directions, (index + 1) * directions)
+            given = [state[rows] for state in states]
+            own = weights[index * each : (index + 1) * each]
+            x, last = self._one(kind, activation, x, given, own, bias, directions, lengths)
+            finals.append(last)
+        joined = [torch.cat(list(parts)) if layers > 1 else parts[0] for parts in zip(*finals, strict=True)]
+        return x, joined
+
+    def _one(
+        self,
+        kind: str,
+        activation: str,
+        x: Tensor,
+        states: list[Tensor],
+        weights: Sequence[Tensor],
+        bias: bool,
+        directions: int,
+        lengths: Tensor | None,
+    ) -> tuple[Tensor, list[Tensor]]:
+        operator: Callable[..., tuple[Tensor, ...]] = getattr(torch.ops.deploykit, kind)
+        weights, projection = _unprojected(weights, 4 if bias else 2, directions)
+        if projection is not None:
+            states = [states[0] @ _right_inverse(projection), *states[1:]]
+        self.layers += 1
+        y, *last = operator(x, weights, lengths, *states, directions, bias, activation)
+        if projection is not None:
+            y, last[0] = y @ projection, last[0] @ projection
+        # [time, directions, batch, hidden] -> [time, batch, directions * hidden], as PyTorch has it.
+        return y.squeeze(1) if directions == 1 else y.transpose(1, 2).flatten(2), last
+
+    def _cell(self, kind: str, activation: str, x: Tensor, state: Any, *weights: Tensor | None) -> Any:
+        """One step: a sequence of length 1."""
+        states = [one.unsqueeze(0) for one in (state if kind == "lstm" else [state])]
+        own = [weight for weight in weights if weight is not None]
+        self.cells += 1
+        _, last = self._one(kind, activation, x.unsqueeze(0), states, own, len(own) == 4, 1, None)
+        finals = [one.squeeze(0) for one in last]
+        return tuple(finals) if kind == "lstm" else finals[0]
 
 
 @contextlib.contextmanager
-def lowered(module: nn.Module) -> Iterator[None]:
-    """While this lasts, tracing ``module`` meets our operators in place of its recurrent layers. Nothing is copied."""
+def lowered(mode: Lowering, packer: _packed.TracedPacker) -> Iterator[None]:
+    """While this lasts, tracing any module meets our operators in place of recurrent layers. No module is changed."""
     _operators.register()
-    layers = recurrent_layers(module)
-    try:
-        for name, layer in layers.items():
-            _install(layer, name or type(layer).__name__)
+    # Their checks of shapes have passed when the model ran in PyTorch; in a trace of packed sequences they would fix
+    # the batch size.
+    unchecked = (
+        mock.patch.object(layer, "check_forward_args", lambda *args: None) for layer in (nn.RNNBase, nn.LSTM)
+    )
+    with contextlib.ExitStack() as stack:
+        for patch in unchecked:
+            stack.enter_context(patch)
+        stack.enter_context(packing.answered_by(packer))
+        stack.enter_context(mode)
         yield
-    finally:
-        for layer in layers.values():
-            _remove(layer)
 
 
-def is_plain(layer: nn.RNNBase) -> bool:
-    """Whether the layer computes what PyTorch's own does, and not what a subclass makes of it."""
-    return type(layer).forward in (nn.RNN.forward, nn.LSTM.forward, nn.GRU.forward)
+def _unprojected(weights: Sequence[Tensor], plain: int, directions: int) -> tuple[list[Tensor], Tensor | None]:
+    """The weights of an LSTM without its projection, and that projection [directions, hidden, proj] if it has one.
+
+    ONNX's LSTM has none. With m = o * tanh(c) as its state and h = P m, R h = (R P) m: exact.
+    """
+    each = len(weights) // directions
+    if each == plain:
+        return list(weights), None
+    groups = [list(weights[index * each : (index + 1) * each]) for index in range(directions)]
+    plain_weights = [
+        tensor @ group[plain] if at == 1 else tensor for group in groups for at, tensor in enumerate(group[:plain])
+    ]
+    return plain_weights, torch.stack([group[plain].t() for group in groups])
 
 
-def _install(layer: nn.RNNBase, path: str) -> None:
-    kind = _kind(layer)
-    names: list[tuple[str, ...]] = []
-    for index in range(layer.num_layers):
-        weights = _layer_weights(layer, kind, index)
-        stored = {"W": weights.w, "R": weights.r, "B": weights.b, "P": weights.p, "Q": weights.q}
-        for key, value in stored.items():
-            layer.register_buffer(f"{key}_l{index}", value, persistent=False)
-        names.append(tuple(f"{key}_l{index}" for key in stored))
-
-    def forward(input: Tensor, hx: Any = None) -> Any:  # noqa: A002 - PyTorch's own name for it
-        layers = [_Layer(*(getattr(layer, name) for name in group)) for group in names]
-        return _run(layer, kind, layers, input, hx, path)
-
-    layer.forward = forward
+def _right_inverse(projection: Tensor) -> Tensor:
+    """[directions, proj, hidden]: a given h0 becomes the smallest m with P m = h0 (P has full row rank when trained)."""
+    inverse = torch.ops.deploykit.pseudo_inverse
+    return torch.stack([inverse(one) for one in projection.unbind(0)])
 
 
-def _remove(layer: nn.RNNBase) -> None:
-    layer.__dict__.pop("forward", None)
-    for index in range(layer.num_layers):
-        for key in "WRBPQ":
-            layer._buffers.pop(f"{key}_l{index}", None)
-            layer._non_persistent_buffers_set.discard(f"{key}_l{index}")
+def _max_pool1d(
+    x: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Tensor:
+    if return_indices:
+        raise ExportError("its max_pool1d returns indices, which cannot be exported with a dynamic length")
 
+    def one(value: Any) -> int:
+        return int(value[0]) if isinstance(value, (tuple, list)) else int(value)
 
-def _kind(layer: nn.RNNBase) -> str:
-    return "RNN" if isinstance(layer, nn.RNN) else "LSTM" if isinstance(layer, nn.LSTM) else "GRU"
-
-
-def _layer_weights(layer: nn.RNNBase, kind: str, index: int) -> _Layer:
-    suffixes = [f"l{index}", *([f"l{index}_reverse"] if layer.bidirectional else [])]
-
-    def stacked(name: str) -> Tensor:
-        return torch.stack([_reordered(getattr(layer, f"{name}_{suffix}").detach(), kind) for suffix in suffixes])
-
-    w, r = stacked("weight_ih"), stacked("weight_hh")
-    b = torch.cat([stacked("bias_ih"), stacked("bias_hh")], dim=1) if layer.bias else None
-    if not layer.proj_size:
-        return _Layer(w, r, b)
-    # ONNX's LSTM has no projection. With m = o*tanh(c) as its state and h = P m, R h = (R P) m: exact. A given h0
-    # becomes the smallest m with P m = h0, by the pseudo-inverse (P has full row rank in any trained model).
-    p = torch.stack([getattr(layer, f"weight_hr_{suffix}").detach() for suffix in suffixes])
-    return _Layer(w, r @ p, b, p.transpose(1, 2).contiguous(), torch.linalg.pinv(p).transpose(1, 2).contiguous())
-
-
-def _reordered(weight: Tensor, kind: str) -> Tensor:
-    gates = weight.chunk(len(_GATES[kind]))
-    return torch.cat([gates[position] for position in _GATES[kind]])
-
-
-def _run(layer: nn.RNNBase, kind: str, layers: list[_Layer], x: Any, hx: Any, path: str) -> Any:
-    """nn.RNNBase.forward on ONNX operators: the same arguments, the same results."""
-    if not isinstance(x, Tensor):
-        raise ExportError(
-            f"its recurrent layer {path} is given a {type(x).__name__}; packed sequences cannot be exported yet, "
-            "so pass the padded tensor"
-        )
-    batched = x.dim() == 3
-    if not batched:
-        x = x.unsqueeze(1)
-    elif layer.batch_first:
-        x = x.transpose(0, 1)
-    states = _initial_states(layer, kind, hx, batched)
-    finals: list[list[Tensor]] = []
-    for index, weights in enumerate(layers):
-        first = index * (2 if layer.bidirectional else 1)
-        given = [state[first : first + (2 if layer.bidirectional else 1)] for state in states]
-        x, last = _apply(layer, kind, weights, x, given)
-        finals.append(last)
-    y = x if batched else x.squeeze(1)
-    if batched and layer.batch_first:
-        y = y.transpose(0, 1)
-    joined = [torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*finals, strict=True)]
-    if not batched:
-        joined = [state.squeeze(1) for state in joined]
-    return y, tuple(joined) if kind == "LSTM" else joined[0]
-
-
-def _initial_states(layer: nn.RNNBase, kind: str, hx: Any, batched: bool) -> list[Tensor]:
-    if hx is None:
-        return []
-    states = list(hx) if kind == "LSTM" else [hx]
-    return states if batched else [state.unsqueeze(1) for state in states]
-
-
-def _apply(
-    layer: nn.RNNBase, kind: str, weights: _Layer, x: Tensor, given: list[Tensor]
-) -> tuple[Tensor, list[Tensor]]:
-    operator: Callable[..., tuple[Tensor, ...]] = getattr(torch.ops.deploykit, kind.lower())
-    states: list[Tensor | None] = [*given] if given else [None] * (2 if kind == "LSTM" else 1)
-    if weights.q is not None and given:
-        states[0] = given[0] @ weights.q
-    direction = "bidirectional" if layer.bidirectional else "forward"
-    activation = {"tanh": "Tanh", "relu": "Relu"}[layer.nonlinearity] if isinstance(layer, nn.RNN) else ""
-    y, *last = operator(x, weights.w, weights.r, weights.b, *states, layer.hidden_size, direction, activation)
-    if weights.p is not None:
-        y = y @ weights.p
-        last[0] = last[0] @ weights.p
-    # [time, directions, batch, hidden] -> [time, batch, directions*hidden], as PyTorch has it.
-    joined = y.squeeze(1) if y.shape[1] == 1 else y.transpose(1, 2).flatten(2)
-    return joined, last
+    size = one(kernel_size)
+    step = size if stride is None or stride == [] else one(stride)
+    pooled = nn.functional.max_pool2d(
+        x.unsqueeze(-2), (1, size), (1, step), (0, one(padding)), (1, one(dilation)), ceil_mode
+    )
+    return pooled.squeeze(-2)

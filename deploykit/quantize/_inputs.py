@@ -50,9 +50,10 @@ def gather(source: Artifact, calibration: Path | None) -> Inputs:
         except DeploykitError as error:
             why = str(error)
         else:
-            if spec.sample is not None:
+            if spec.sample is not None or spec.ranges:
                 sets = tuple(spec.feeds(seed, **sizes) for seed in _SEEDS)
-                return Inputs(sets, "the model's own sample", spec.metric)
+                told = "seeded noise within the model's ranges" if spec.sample is None else "the model's own sample"
+                return Inputs(sets, told, spec.metric)
     sets = tuple(noise(source.inputs, seed, sizes) for seed in _SEEDS)
     return Inputs(sets, f"seeded noise, since there is no --calibration and {why.rstrip('.')}")
 

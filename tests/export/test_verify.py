@@ -20,7 +20,9 @@ from deploykit.types import DimRange, ModelSpec, TensorSpec
 def exported() -> tuple[ModelSpec, onnx.ModelProto, tuple[TensorSpec, ...], int]:
     torch.manual_seed(0)
     spec = ModelSpec(nn.GRU(3, 4, batch_first=True).eval(), (TensorSpec("x", "float32", ("batch", "time", 3)),))
-    return spec, *to_onnx(spec)
+    made = to_onnx(spec)
+    assert made.layers is not None
+    return spec, made.model, made.outputs, made.layers
 
 
 def swapped_gates(model: onnx.ModelProto) -> None:
@@ -51,12 +53,12 @@ def test_a_wrong_graph_is_caught(
     exported: tuple[ModelSpec, onnx.ModelProto, tuple[TensorSpec, ...], int], change: Callable[[onnx.ModelProto], None]
 ) -> None:
     spec, model, outputs, _ = exported
-    assert max(check.max_abs for check in _verify.compare(model.SerializeToString(), spec, outputs)) < 1e-5
+    assert max(check.max_abs for check in _verify.compare({"a.onnx": model.SerializeToString()}, spec, outputs)) < 1e-5
     wrong = onnx.ModelProto()
     wrong.CopyFrom(model)
     change(wrong)
     with pytest.raises(ExportError, match="differs from PyTorch"):
-        _verify.compare(wrong.SerializeToString(), spec, outputs)
+        _verify.compare({"a.onnx": wrong.SerializeToString()}, spec, outputs)
 
 
 def test_a_frozen_time_axis_and_a_lost_layer_are_caught(

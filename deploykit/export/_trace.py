@@ -1,0 +1,269 @@
+"""From a module to a program of torch.export, with our recurrent operators in it and its dynamic dims kept dynamic."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from deploykit.backends._outputs import flatten_outputs
+from deploykit.export._clean import ROOT
+from deploykit.export._explain import explained
+from deploykit.export._lowering import Lowering, lowered
+from deploykit.export._packed import TracedPacker
+from deploykit.types import DimRange, ModelSpec
+
+if TYPE_CHECKING:
+    import onnx
+    from torch.export import ExportedProgram
+
+    from deploykit.types import Array
+
+# Sizes of the dynamic dims in the traced example: all different, and above 1, which torch.export takes for a constant.
+_EXAMPLE = {"batch": 2, "time": 7}
+_EXAMPLE_OTHERS = (3, 5, 11, 13)
+# The two ways to look at size 1, and bounds that are narrowed in two steps.
+_ATTEMPTS = 4
+#: The two lengths at which a Python loop is traced, to be folded back.
+LOOP_LENGTHS = (6, 7)
+
+# What torch.export suggests where the code works from some size on: "time = Dim('time', min=3, max=80)".
+_SUGGESTED = re.compile(r"^\s*(\w+) = Dim\('\w+'(?:, min=(\d+))?(?:, max=(\d+))?\)\s*$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A traced model.
+
+    ``layers`` counts the recurrent operators in it and ``cells`` those among them that are single steps; ``dims`` are
+    the bounds of the dynamic dims, those that the code itself sets among them; ``assumes`` says in clauses what the
+    program takes for granted about its inputs.
+    """
+
+    program: ExportedProgram
+    layers: int
+    cells: int
+    dims: Mapping[str, DimRange]
+    assumes: tuple[str, ...] = ()
+
+
+@dataclass
+class Place:
+    """Where a trace is: the paths of the modules that are running, outermost first, and the function that failed.
+
+    ``trims`` counts how often a packed sequence was padded to the length of its longest row.
+    """
+
+    modules: list[str] = field(default_factory=list)
+    function: str = ""
+    trims: int = 0
+
+    def __str__(self) -> str:
+        return self.modules[-1] if self.modules else ""
+
+
+class TraceError(Exception):
+    """torch.export or torch.onnx failed; ``told`` says in one clause what in the model was too much for them."""
+
+    def __init__(self, error: Exception, told: str) -> None:
+        super().__init__(told)
+        self.error = error
+        self.told = told
+
+
+def trace(spec: ModelSpec) -> Traced:
+    """Trace ``spec.module``.
+
+    Raises:
+        TraceError: it cannot be traced.
+    """
+    place = Place()
+    try:
+        return _trace_either_way(spec, place)
+    # torch.export wraps what went wrong in exceptions of its own, of many classes.
+    except Exception as error:
+        raise TraceError(error, explained(error, place)) from error
+
+
+def at_size(spec: ModelSpec, dim: str, size: int) -> ModelSpec:
+    """``spec`` with one of its dynamic dims fixed."""
+    inputs = tuple(
+        replace(tensor, dims=tuple(size if one == dim else one for one in tensor.dims)) for tensor in spec.inputs
+    )
+
+    def sample(seed: int, **sizes: int) -> dict[str, Array]:
+        return spec.feeds(seed, **sizes, **{dim: size})
+
+    dims = {name: bounds for name, bounds in spec.dims.items() if name != dim}
+    return replace(spec, inputs=inputs, sample=sample, dims=dims)
+
+
+def _trace_either_way(spec: ModelSpec, place: Place) -> Traced:
+    try:
+        return _trace_within(spec, dict(spec.dims), place, trim=True)
+    except Exception as error:
+        if "data-dependent" not in str(error) or not place.trims:
+            raise
+    # A mask of the whole time axis meets what was padded to the longest row only: in PyTorch itself that works only
+    # for batches whose longest row fills the time axis.
+    traced = _trace_within(spec, dict(spec.dims), place, trim=False)
+    return replace(traced, assumes=("the longest row of a batch fills its time axis, as this code needs in PyTorch too",))
+
+
+def _trace_within(spec: ModelSpec, bounds: dict[str, DimRange], place: Place, trim: bool) -> Traced:
+    # PyTorch takes size 1 of a dim for a case of its own, and may refuse a dim that can be 1 and can be more; it can be
+    # told not to, which has it ask for other things instead. What one way does not allow, the other often does.
+    oblivious = False
+    for _ in range(_ATTEMPTS):
+        mode, packer = Lowering(), TracedPacker(trim)
+        try:
+            program = _program(replace(spec, dims=bounds), mode, packer, place, oblivious)
+            return Traced(program, mode.layers, mode.cells, bounds)
+        except Exception as error:
+            place.function, place.trims = mode.failed, packer.trims
+            told = str(error)
+            if "Constraints violated" not in told or "specialized it to be a constant" in told:
+                raise
+            narrowed = _narrowed(told, bounds, spec) if oblivious else bounds
+            if narrowed is None:
+                raise
+            oblivious, bounds = True, narrowed
+    raise AssertionError("bounds that were narrowed again and again")
+
+
+def _narrowed(told: str, bounds: Mapping[str, DimRange], spec: ModelSpec) -> dict[str, DimRange] | None:
+    """The bounds that PyTorch asks for, unless it asks for more than those, or the user set other ones."""
+    if "Suggested fixes" not in told:
+        return None
+    suggested = {
+        name: DimRange(int(low or 1), min(int(high or 2**31 - 1), 2**31 - 1))
+        for name, low, high in _SUGGESTED.findall(told)
+    }
+    others = re.search(r"^\s*\w+ = (?!Dim\()", told.split("Suggested fixes")[1], re.MULTILINE)
+    if not suggested or others or suggested.keys() & spec.dims.keys() or {**bounds, **suggested} == bounds:
+        return None
+    return {**bounds, **suggested}
+
+
+class _Flat(nn.Module):
+    """The module with flat inputs and outputs, however nested its own are; nothing else is changed."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self._spec = spec
+        self.add_module(ROOT, spec.module)
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(flatten_outputs(self._spec.run(tensors)))
+
+
+def _program(spec: ModelSpec, mode: Lowering, packer: TracedPacker, place: Place, oblivious: bool) -> ExportedProgram:
+    from torch.fx.experimental import _config
+
+    feeds = spec.feeds(0, **example_sizes(spec))
+    example = tuple(torch.from_numpy(feeds[tensor.name]) for tensor in spec.inputs)
+    sizes = _config.patch(backed_size_oblivious=oblivious)
+    with _watched(spec.module, place), sizes, lowered(mode, packer):
+        flat = _Flat(spec).eval()
+        return torch.export.export(flat, example, dynamic_shapes=dynamic_shapes(spec), strict=False)
+
+
+def example_sizes(spec: ModelSpec) -> dict[str, int]:
+    """The sizes of the dynamic dims that the model is traced at."""
+    others = [name for name in spec.dynamic if name not in _EXAMPLE]
+    sizes = {
+        name: _EXAMPLE.get(name) or _EXAMPLE_OTHERS[others.index(name) % len(_EXAMPLE_OTHERS)] for name in spec.dynamic
+    }
+    return {name: spec.dims.get(name, DimRange()).clamp(size) for name, size in sizes.items()}
+
+
+def dynamic_shapes(spec: ModelSpec) -> tuple[Any, ...]:
+    """The dynamic axes of each input, nested as torch.export sees the flat module's arguments: one tuple."""
+    # No maximum where none was declared: products of very large ones overflow inside torch.export.
+    bounds = {
+        name: {"min": size.low} | ({"max": size.high} if size.high < 2**31 - 1 else {})
+        for name, size in spec.dims.items()
+    }
+    dims = {name: torch.export.Dim(name, **bounds.get(name, {"min": 1})) for name in spec.dynamic}
+    shapes = [
+        {axis: dims[dim] for axis, dim in enumerate(tensor.dims) if isinstance(dim, str)} for tensor in spec.inputs
+    ]
+    return (tuple(shapes),)
+
+
+@contextlib.contextmanager
+def _watched(module: nn.Module, place: Place) -> Iterator[None]:
+    """Note in ``place`` which modules are running."""
+    names = {id(part): name for name, part in module.named_modules()}
+    place.modules.clear()
+
+    def enter(part: nn.Module, _: Any) -> None:
+        if id(part) in names:
+            place.modules.append(names[id(part)])
+
+    def leave(part: nn.Module, *_: Any) -> None:
+        if id(part) in names and place.modules:
+            place.modules.pop()
+
+    handles = [
+        nn.modules.module.register_module_forward_pre_hook(enter),
+        nn.modules.module.register_module_forward_hook(leave),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def translate(
+    program: ExportedProgram, spec: ModelSpec, names: tuple[str, ...], opset: int, table: dict[Any, Callable[..., Any]]
+) -> onnx.ModelProto:
+    """The program as an ONNX graph, by torch.onnx.
+
+    Raises:
+        TraceError: an operator has no translation.
+    """
+    try:
+        exported = torch.onnx.export(
+            program,
+            dynamo=True,
+            opset_version=opset,
+            input_names=[tensor.name for tensor in spec.inputs],
+            output_names=list(names),
+            dynamic_shapes=dynamic_shapes(spec),
+            custom_translation_table=table,
+            verbose=False,
+        )
+        assert exported is not None
+        return exported.model_proto
+    except Exception as error:
+        raise TraceError(error, explained(error, Place(), program)) from error
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without what the exporter prints and logs: packages that nobody needs here, and whole graphs on a failure."""
+    loggers = [
+        logging.getLogger(name)
+        for name in ("torch", "torch.onnx", "torch.export", "torch.fx", "torch._dynamo", "onnxscript", "onnx_ir")
+    ]
+    before = [logger.level for logger in loggers]
+    silence = io.StringIO()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, before, strict=True):
+                logger.setLevel(level)
