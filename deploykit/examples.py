@@ -98,12 +98,13 @@ def call_by_name(inputs: Sequence[TensorSpec], module: nn.Module) -> Call | None
     """How ``module`` is called with inputs of these names; None for positionally, in their order.
 
     ``state.0`` and ``state.1`` are the tuple that the argument ``state`` takes, ``batch.text`` is the entry ``text`` of
-    a dict. Where all names are parameters of ``forward``, they are handed over by name, in whatever order they were given.
+    a dict. Where all names are parameters of ``forward``, they are handed over by name, in whatever order they come.
     """
     parameters = inspect.signature(module.forward).parameters
     tops = list(dict.fromkeys(tensor.name.split(".")[0] for tensor in inputs))
     by_name = all(
-        top in parameters and parameters[top].kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        top in parameters
+        and parameters[top].kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
         for top in tops
     )
     if not by_name and all("." not in tensor.name for tensor in inputs):

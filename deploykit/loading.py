@@ -111,7 +111,7 @@ def _users(ref: ModelRef) -> ModelSpec:
     if isinstance(made, ModelSpec):
         return made
     if isinstance(made, nn.Module):
-        return ModelSpec(made, (), name=model_name(ref))
+        return ModelSpec(made, (), name=model_name(replace(ref, streaming=False)))
     raise ModelError(
         f"the factory {ref.ref} returned a {type(made).__name__}: it must return an nn.Module or a ModelSpec."
     )
@@ -168,7 +168,7 @@ def _described(spec: ModelSpec, ref: ModelRef) -> ModelSpec:
     inputs = spec.inputs
     if not inputs:
         raise UsageError(
-            f"say what {ref.ref} takes, like --input 'x:float32[batch,time,40]' (once for each input), or give --example."
+            f"say what {ref.ref} takes: --input 'x:float32[batch,time,40]' (once for each input), or --example."
         )
     names = [tensor.name for tensor in inputs]
     if len(set(names)) < len(names):

@@ -1,6 +1,6 @@
-"""Answers for ``pack_padded_sequence`` and ``pad_packed_sequence`` in PyTorch's place, under whatever name a model has them.
+"""Answers for ``pack_padded_sequence`` and ``pad_packed_sequence`` in PyTorch's place.
 
-Models import both by name, so that it is their code that is exchanged, for as long as a block lasts.
+Models import both under names of their own, so that it is their code that is exchanged, for as long as a block lasts.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def original(name: str) -> Any:
     )
 
 
-# The code of these two runs among the globals of torch.nn.utils.rnn, so it imports whatever it names. The parameters are
-# those of the functions they stand for, whose defaults stay in force.
+# The code of these two runs among the globals of torch.nn.utils.rnn, so it imports whatever it names. The parameters
+# are those of the functions they stand for, whose defaults stay in force.
 def _pack(input: Any, lengths: Any, batch_first: bool = False, enforce_sorted: bool = True) -> Any:  # noqa: A002
     from deploykit.packing import active
 

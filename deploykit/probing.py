@@ -1,7 +1,7 @@
 """What a model's integer inputs mean, seen by running it: indices of an embedding, or lengths of packed sequences.
 
-A model without a sample gets seeded noise. Noise of 0 and 1 proves little of an embedding of 256 rows, and a length of 0
-makes PyTorch refuse; so the first run of such a model is watched.
+A model without a sample gets seeded noise. Noise of 0 and 1 proves little of an embedding of 256 rows, and a length of
+0 makes PyTorch refuse; so the first run of such a model is watched.
 """
 
 from __future__ import annotations
@@ -65,8 +65,9 @@ class _Watch(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         name = getattr(func, "__name__", "").split(".")[0]
-        if name == "embedding" and (source := _source(args[1])):
-            rows = int(args[0].shape[0])
+        if name == "embedding" and (source := _source(args[0]) or _source(args[1])):
+            # functional.embedding takes the indices first, torch.embedding the rows.
+            rows = int(args[1 if _source(args[0]) else 0].shape[0])
             known = self.found.get(source)
             high = rows - 1 if known is None or isinstance(known.high, str) else min(rows - 1, known.high)
             self.found[source] = ValueRange(0, high)

@@ -1,8 +1,8 @@
 """A model whose recurrent state is an input and an output, so that a stream can be fed chunk by chunk.
 
 The states are batch first, [batch, layers, hidden], as servers want them. They are called ``h_in`` and ``h_out``, with
-``c_in`` and ``c_out`` for an LSTM's cell, and ``h_in_0``, ``h_in_1`` and on where there are several layers, so that inputs
-and outputs pair up by sorted name.
+``c_in`` and ``c_out`` for an LSTM's cell, and ``h_in_0``, ``h_in_1`` and on where there are several layers, so that
+inputs and outputs pair up by sorted name.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def streaming(spec: ModelSpec) -> ModelSpec:
     """``spec`` with the state of every recurrent layer as further inputs and outputs.
 
     Raises:
-        ExportError: a layer is bidirectional, takes packed sequences, a state of the model's own making, or a batch that
-            is not the model's; or there is no recurrent layer.
+        ExportError: a layer is bidirectional, takes packed sequences, a state of the model's own making, or a batch
+            that is not the model's; or there is no recurrent layer.
         ModelError: the model fails in PyTorch.
     """
     sizes = _sizes(spec, 0)
@@ -169,8 +169,8 @@ class _Recorder(TorchFunctionMode):
         states = tuple(args[1]) if kind == "lstm" else (args[1],)
         if any(bool(state.any()) for state in states):
             raise ExportError(
-                f"{self._spec.name} cannot stream by itself: {layer} is given a state that is not zero; a state that is "
-                "an input of the model already needs no --streaming."
+                f"{self._spec.name} cannot stream by itself: {layer} is given a state that is not zero; a state that "
+                "is an input of the model already needs no --streaming."
             )
         self.calls.append(_Call(path, kind, tuple(tuple(state.shape) for state in states)))
 
@@ -187,7 +187,8 @@ def _calls(spec: ModelSpec, sizes: Mapping[str, int]) -> list[_Call]:
             raise ModelError(
                 f"{spec.name} fails in PyTorch on the inputs {', '.join(map(str, spec.inputs))}: {first_line(error)}."
             ) from error
-    return recorder.calls
+    calls: list[_Call] = recorder.calls
+    return calls
 
 
 @contextlib.contextmanager

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -54,3 +56,19 @@ def run() -> Callable[..., Result]:
     from deploykit.cli import cli
 
     return lambda *args: CliRunner().invoke(cli, [str(arg) for arg in args], prog_name="deploykit")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def torchlib_read_once() -> Iterator[None]:
+    """torch.onnx reads its whole library of operators anew for each export: a third of the time of a small one."""
+    from unittest import mock
+
+    from torch.onnx._internal import _lazy_import
+
+    onnxscript_apis: Any = _lazy_import.onnxscript_apis  # type: ignore[attr-defined]
+    # An attribute of a private module: without it the tests are slower, and no less right.
+    if not hasattr(onnxscript_apis, "get_torchlib_ops"):
+        yield
+        return
+    with mock.patch.object(onnxscript_apis._module, "get_torchlib_ops", cache(onnxscript_apis.get_torchlib_ops)):
+        yield

@@ -55,7 +55,9 @@ def command(
     json_target: str | None,
 ) -> None:
     ref = _shared.model_ref(config, model, described)
-    made = _shared.export_now(config, ref, output, opset=opset, verify=not no_verify, precision=precision, io_precision=io_precision)
+    made = _shared.export_now(
+        config, ref, output, opset=opset, verify=not no_verify, precision=precision, io_precision=io_precision
+    )
     if json_target is not None:
         _shared.emit_json(manifest_path(made.path).read_text(encoding="utf-8"), json_target)
     if json_target != "-":
@@ -67,7 +69,9 @@ def describe(made: Artifact) -> str:
     interface = f"{', '.join(map(str, made.inputs))} -> {', '.join(map(str, made.outputs))}"
     proof = made.verification or {}
     checks = proof.get("checks", [])
-    head = "\n".join([f"{made.path}  {size(made.size_bytes)}  {interface}", *(f"note: {one}" for one in proof.get("notes", []))])
+    head = "\n".join(
+        [f"{made.path}  {size(made.size_bytes)}  {interface}", *(f"note: {one}" for one in proof.get("notes", []))]
+    )
     if not proof.get("verified"):
         return f"{head}\nNOT verified against PyTorch (--no-verify)."
     worst = max(check["max_abs"] for check in checks)

@@ -136,7 +136,7 @@ def to_onnx(spec: ModelSpec, opset: int = DEFAULT_OPSET) -> Exported:
 
 
 def _traced(spec: ModelSpec, names: tuple[str, ...], opset: int, finish: bool = True) -> Exported:
-    """One trace as a graph; one that is not to be finished keeps what tells the first step of a loop from the others."""
+    """One trace as a graph; if it is not to be finished, the first step of a loop stays like the others."""
     from deploykit.export import _fold, _operators, _trace
 
     traced = _trace.trace(spec)
@@ -155,12 +155,11 @@ def _looped(spec: ModelSpec, names: tuple[str, ...], opset: int, dim: str, told:
     """Of a model that loops over ``dim`` in Python: traced at two lengths, and folded back into a loop."""
     from deploykit.export import _fold, _loops, _trace
 
-    lengths = [spec.dims.get(dim, DimRange()).clamp(length) for length in _trace.LOOP_LENGTHS]
     later = max(opset, _OLDEST_TRACED)
     try:
-        if lengths != list(_trace.LOOP_LENGTHS):
-            raise _loops.NotALoop(f"its bounds do not allow the lengths {_trace.LOOP_LENGTHS} that it is traced at")
-        short, long = (_traced(_trace.at_size(spec, dim, length), names, later, finish=False) for length in lengths)
+        short, long = (
+            _traced(_trace.at_size(spec, dim, length), names, later, finish=False) for length in _trace.LOOP_LENGTHS
+        )
         axes = {tensor.name: tensor.dims.index(dim) for tensor in spec.inputs if dim in tensor.dims}
         model = _loops.roll(short.model, long.model, dim, axes)
     except (_loops.NotALoop, _trace.TraceError) as error:
@@ -192,4 +191,5 @@ def _bound_note(name: str, size: DimRange) -> str:
 def _told_inputs(spec: ModelSpec, ref: ModelRef) -> str:
     if ref.example is not None:
         return f"values from {ref.example}"
-    return "seeded noise" if spec.sample is None else "the model's own sample"
+    plain = getattr(spec.module, "plain", spec)  # of a streaming model
+    return "seeded noise" if plain.sample is None else "the model's own sample"

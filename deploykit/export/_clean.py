@@ -51,7 +51,7 @@ def noted_source(model: onnx.ModelProto) -> str:
 
 
 def serialized(model: onnx.ModelProto, name: str) -> dict[str, bytes]:
-    """The files that hold the model, by name: one, and beside it ``<name>.data`` with the weights of a very large one."""
+    """The files that hold the model, by name: one, and ``<name>.data`` beside it with the weights of a large one."""
     import onnx
 
     tensors = [tensor for tensor in model.graph.initializer if tensor.HasField("raw_data")]
@@ -103,13 +103,13 @@ def _rename_weights(graph: onnx.GraphProto) -> None:
 
 
 def _rename_dims(graph: onnx.GraphProto) -> None:
-    """``longest`` for what PyTorch calls u0: a size that depends on values, the length of a batch's longest row."""
+    """``length`` for what PyTorch calls u0: a size that depends on values, like the length of a batch's longest row."""
     names: dict[str, str] = {}
     for value in graph.output:
         for dim in value.type.tensor_type.shape.dim:
             if re.fullmatch(r"u\d+", dim.dim_param):
                 number = "" if not names else f"_{len(names) + 1}"
-                dim.dim_param = names.setdefault(dim.dim_param, f"longest{number}")
+                dim.dim_param = names.setdefault(dim.dim_param, f"length{number}")
 
 
 def _rename_inputs(graph: onnx.GraphProto, renamed: Mapping[str, str]) -> None:

@@ -55,7 +55,7 @@ def root(error: BaseException) -> str:
 
 def _fixed(dims: str, whole: str) -> str:
     guards = re.findall(r"generated guard (.+)", whole)
-    first = dims.split(",")[0].strip()
+    first = dims.split(",", maxsplit=1)[0].strip()
     if guards:
         guard = re.sub(r"L\['[^']*'\](?:\[\d+\])?\.size\(\)\[\d+\]", first, guards[0].strip().rstrip("."))
         return (
@@ -69,7 +69,7 @@ def _fixed(dims: str, whole: str) -> str:
 
 
 def _path_of(operator: str, program: ExportedProgram) -> str:
-    """The module in which the program calls the operator, which may be part of what the program calls by another name."""
+    """The module in which the program calls the operator, or what it is a part of."""
     for form in (program, program.run_decompositions()):
         for node in form.graph.nodes:
             if _short(operator) in str(node.target):
@@ -79,7 +79,7 @@ def _path_of(operator: str, program: ExportedProgram) -> str:
 
 
 def _short(operator: str) -> str:
-    parts = [part for part in re.split(r"::|\.", operator) if part not in ("aten", "prims", "torch", "ops")]
+    parts = [part for part in re.split(r"::|\.", operator) if part not in ("", "aten", "prims", "torch", "ops")]
     return parts[0].lstrip("_") if parts else "an operator"
 
 

@@ -35,7 +35,7 @@ _FOLDABLE = _RELAYOUT | {
 _GROWTH, _SMALL = 2, 4096
 
 
-class PseudoInverse(OpRun):  # type: ignore[misc]
+class PseudoInverse(OpRun):
     """Our stand-in for torch.linalg.pinv of a constant, by the singular value decomposition in float64."""
 
     op_domain = DOMAIN

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
+import onnx.inliner
 from onnx import TensorProto, helper, numpy_helper
 
 from deploykit.errors import ExportError
@@ -26,11 +27,9 @@ _EXACT = {"CumSum", "Range"}
 # The attribute that says which dtype an operator makes, and whether it makes float32 where it does not say.
 _MAKERS = {
     **{"Cast": ("to", False), "DequantizeLinear": ("output_dtype", False)},
-    **{name: ("dtype", False) for name in ("Bernoulli", "EyeLike", "RandomNormalLike", "RandomUniformLike")},
-    **{name: ("dtype", True) for name in ("RandomNormal", "RandomUniform", "SequenceEmpty")},
-    **{
-        name: ("output_datatype", True) for name in ("BlackmanWindow", "HammingWindow", "HannWindow", "MelWeightMatrix")
-    },
+    **dict.fromkeys(("Bernoulli", "EyeLike", "RandomNormalLike", "RandomUniformLike"), ("dtype", False)),
+    **dict.fromkeys(("RandomNormal", "RandomUniform", "SequenceEmpty"), ("dtype", True)),
+    **dict.fromkeys(("BlackmanWindow", "HammingWindow", "HannWindow", "MelWeightMatrix"), ("output_datatype", True)),
 }
 
 
@@ -174,7 +173,7 @@ class _Conversion:
     def _stays(self, node: onnx.NodeProto, index: int, of_output: bool = False) -> bool:
         """Whether what a node reads or makes there, if it is float32, has to stay so."""
         domain = _domain(node.domain)
-        if node.op_type in _EXACT and not domain:
+        if not domain and (node.op_type in _EXACT or _crashes(node)):
             return True
         try:
             schema = onnx.defs.get_schema(node.op_type, self.opsets.get(domain, 1), domain)
@@ -194,6 +193,20 @@ class _Conversion:
             name = f"{wanted}_{number}"
         self.taken.add(name)
         return name
+
+
+def _crashes(node: onnx.NodeProto) -> bool:
+    """Whether onnxruntime on x86 may crash while it loads this node in float16: it may from 1.24 to 1.32 at least.
+
+    It joins a Transpose that moves the first axis to the end, or next to it, with a MatMul by a constant weight, and
+    leaves a broken node behind (https://github.com/microsoft/onnxruntime/issues/28392). Just so does a recurrent layer
+    with ``batch_first`` come before a Linear. Between Casts of its own the Transpose is not joined.
+    """
+    if node.op_type != "Transpose":
+        return False
+    perm = next((list(attribute.ints) for attribute in node.attribute if attribute.name == "perm"), [])
+    last = len(perm) - 1
+    return last >= 2 and perm in ([*range(1, last), 0, last], [*range(1, last + 1), 0])
 
 
 def _make_halves(node: onnx.NodeProto) -> None:

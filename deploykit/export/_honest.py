@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import random
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -57,7 +58,9 @@ def checked_outputs(spec: ModelSpec, feeds: Mapping[str, Array], other: Mapping[
 def _copied(spec: ModelSpec) -> ModelSpec:
     # Some modules hold tensors that PyTorch cannot copy; those are run as they are.
     try:
-        return replace(spec, module=copy.deepcopy(spec.module))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch warns of its own tree specs when it copies a program of its own
+            return replace(spec, module=copy.deepcopy(spec.module))
     except (RuntimeError, TypeError, AttributeError, NotImplementedError):
         return spec
 
@@ -93,15 +96,15 @@ def _run(spec: ModelSpec, feeds: Mapping[str, Array], seed: int, drawn: _Drawn |
 @contextlib.contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     """All three generators that a module may draw from, set to ``seed`` and put back afterwards."""
-    python, numpy, pytorch = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    python, numpy, pytorch = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002
+    np.random.seed(seed)
     torch.manual_seed(seed)
     try:
         yield
     finally:
         random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
+        np.random.set_state(numpy)
         torch.set_rng_state(pytorch)
 
 

@@ -16,7 +16,8 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from deploykit.export import _loops_find, _loops_scan
-from deploykit.export._loops_graph import Editor, NotALoop, constant_of, normalise, simplify, tidy
+from deploykit.export._loops_graph import Editor, NotALoop, constant_of, tidy
+from deploykit.export._loops_normalise import normalise, simplify
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -76,10 +77,9 @@ def _fold_one(editor: Editor) -> tuple[bool, str]:
     picks = _loops_find.picks_as_steps(editor.graph, editor.size)
     reason = ""
     for states_only in (True, False):
-        ways = [picks] if picks else []
-        if states_only:
-            ways.extend(_loops_find.pieces_as_steps(editor.graph, editor.size))
-        for steps in ways:
+        ways = picks if states_only else picks[:1]
+        pieces = _loops_find.pieces_as_steps(editor.graph, editor.size) if states_only else ()
+        for steps in (*ways, *pieces):
             for first, last in _ranges(steps.count):
                 match = _loops_find.match(steps, first, last)
                 if match is None:
@@ -238,7 +238,7 @@ def _declare(
 ) -> None:
     """Name the dim in inputs and outputs, under the outputs' own names."""
     for value in editor.graph.inputs:
-        if value.name in axes and value.shape is not None:
+        if value.name is not None and value.name in axes and value.shape is not None:
             dims = list(value.shape)
             dims[axes[value.name]] = ir.SymbolicDim(dim)
             value.shape = ir.Shape(dims)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -91,9 +91,14 @@ class Match:
         return self.last - self.first + 1
 
 
-def picks_as_steps(graph: ir.Graph, size: int) -> Steps | None:
-    """Steps that begin where an element of a tensor is picked; a value's step is the latest that it needs."""
-    return _picks_as_steps(graph, _families(graph, size))
+def picks_as_steps(graph: ir.Graph, size: int) -> list[Steps]:
+    """Steps that begin where an element of a tensor is picked; a value's step is the latest that it needs.
+
+    In the order in which the elements are first read, and in the opposite one: two loops may share the picks.
+    """
+    families = _families(graph, size)
+    ways = families, [replace(one, indices=one.indices[::-1], values=one.values[::-1]) for one in families]
+    return [steps for way in ways if (steps := _picks_as_steps(graph, way)) is not None]
 
 
 def _picks_as_steps(graph: ir.Graph, families: Sequence[Family]) -> Steps | None:
@@ -233,7 +238,7 @@ class _Attempt:
                 continue
             bucket.remove(other)
             self.counterparts.setdefault(node, []).append(other)
-            for value, counterpart in zip(node.outputs, other.outputs, strict=True):
+            for value, counterpart in zip(node.outputs, other.outputs, strict=False):
                 self.chains.setdefault(value, [value]).append(counterpart)
             if offset == 1:
                 self.inputs[node] = [self._kind(mine, its) for mine, its in zip(node.inputs, other.inputs, strict=True)]

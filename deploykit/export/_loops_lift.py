@@ -1,14 +1,14 @@
-"""The body of a loop, and what of it can be done for all steps at once: recurrent operators, products, arithmetic."""
+"""What of a loop can be done for all steps at once: recurrent operators, products, arithmetic."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
+from deploykit.export._loops_body import Loop, Scanned, State, detach, write_scan
 from deploykit.export._loops_graph import (
     RECURRENT,
     Editor,
@@ -22,162 +22,12 @@ from deploykit.export._loops_graph import (
 )
 
 _POINTWISE = frozenset(
-    "Abs Cast Clip Elu Erf Exp Gelu HardSigmoid HardSwish LeakyRelu Log Neg Reciprocal Relu Selu Sigmoid Softplus "
-    "Softsign Sqrt Tanh".split()
+    {
+        *("Abs", "Cast", "Clip", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Log", "Neg"),
+        *("Reciprocal", "Relu", "Selu", "Sigmoid", "Softplus", "Softsign", "Sqrt", "Tanh"),
+    }
 )
-_BROADCAST = frozenset("Add Div Mul Sub".split())
-
-
-@dataclass
-class State:
-    """A value that each step hands to the next."""
-
-    initial: ir.Value
-    into: ir.Value
-    final: ir.Value
-    update: ir.Value | None = None
-
-
-@dataclass
-class Scanned:
-    """A tensor of which each step gets one element along ``axis``."""
-
-    outer: ir.Value
-    axis: int
-    reverse: bool
-    into: ir.Value
-
-
-@dataclass
-class Output:
-    """A value of each step, stacked along ``axis`` of ``result``."""
-
-    value: ir.Value
-    axis: int
-    reverse: bool
-    result: ir.Value
-
-
-@dataclass
-class Loop:
-    editor: Editor
-    states: list[State] = field(default_factory=list)
-    scanned: list[Scanned] = field(default_factory=list)
-    outputs: list[Output] = field(default_factory=list)
-    nodes: list[ir.Node] = field(default_factory=list)
-
-    def _input(self, stem: str, like: ir.Value) -> ir.Value:
-        """A body input: its rank is known, its sizes are the caller's."""
-        dims = dims_of(like)
-        shape = ir.Shape([None] * len(dims)) if dims is not None else None
-        return ir.Value(name=self.editor.fresh(stem), type=like.type, shape=shape)
-
-    def scan(self, outer: ir.Value, axis: int, reverse: bool, like: ir.Value) -> Scanned:
-        made = Scanned(outer, axis, reverse, self._input("scanned", like))
-        self.scanned.append(made)
-        return made
-
-    def state(self, initial: ir.Value, update: ir.Value) -> State:
-        made = State(initial, self._input("state", update), self.editor.value("final", update))
-        self.states.append(made)
-        return made
-
-    def output(self, value: ir.Value, axis: int, reverse: bool) -> Output:
-        made = Output(value, axis, reverse, self.editor.value("steps"))
-        made.result.type = value.type
-        made.result.shape = ir.Shape(dims) if (dims := inserted(value, axis, self.editor.size)) is not None else None
-        self.outputs.append(made)
-        return made
-
-    def op(
-        self,
-        op_type: str,
-        inputs: Sequence[ir.Value | None],
-        dtype: np.dtype[Any],
-        shape: Sequence[int],
-        **attrs: Any,
-    ) -> ir.Value:
-        """A node more in the body."""
-        output = self.editor.value(op_type.lower())
-        output.type = ir.TensorType(ir.DataType.from_numpy(dtype))
-        output.shape = ir.Shape(shape)
-        self.nodes.append(ir.node(op_type, inputs, attrs, outputs=[output]))
-        return output
-
-    def squeeze(self, value: ir.Value, axis: int) -> ir.Value:
-        return self._reshaped("Squeeze", value, axis, removed(value, axis))
-
-    def unsqueeze(self, value: ir.Value, axis: int) -> ir.Value:
-        return self._reshaped("Unsqueeze", value, axis, inserted(value, axis, 1))
-
-    def _reshaped(self, op_type: str, value: ir.Value, axis: int, shape: Sequence[Any] | None) -> ir.Value:
-        output = self.editor.value(op_type.lower())
-        output.type = value.type
-        output.shape = ir.Shape(shape) if shape is not None else None
-        self.nodes.append(ir.node(op_type, [value, self.editor.ints(axis)], outputs=[output]))
-        return output
-
-    def replace(self, old: ir.Value, new: ir.Value) -> None:
-        """Let everybody in the body read ``new``."""
-        for use in list(old.uses()):
-            use.node.replace_input_with(use.idx, new)
-        for state in self.states:
-            state.update = new if state.update is old else state.update
-        for output in self.outputs:
-            output.value = new if output.value is old else output.value
-
-    def prune(self) -> None:
-        """Drop nodes, scanned tensors and states that nothing which is asked for depends on."""
-        self._prune_states()
-        live = {output.value for output in self.outputs} | {state.update for state in self.states}
-        kept: list[ir.Node] = []
-        for node in reversed(self._sorted()):
-            if live.isdisjoint(node.outputs):
-                for slot in range(len(node.inputs)):
-                    node.replace_input_with(slot, None)
-                continue
-            kept.append(node)
-            live.update(value for value in node.inputs if value is not None)
-        self.nodes = kept[::-1]
-        self.scanned = [one for one in self.scanned if one.into in live]
-
-    def _prune_states(self) -> None:
-        producers = {value: node for node in self.nodes for value in node.outputs}
-        states = {state.into: state for state in self.states}
-        outputs = set(self.editor.graph.outputs)
-        asked = [state for state in self.states if state.final.uses() or state.final in outputs]
-        todo = [output.value for output in self.outputs] + [state.update for state in asked]
-        kept = {id(state) for state in asked}
-        seen: set[ir.Value | None] = set()
-        while todo:
-            value = todo.pop()
-            if value is None or value in seen:
-                continue
-            seen.add(value)
-            if value in states and id(states[value]) not in kept:
-                kept.add(id(states[value]))
-            if value in states:
-                todo.append(states[value].update)
-            elif value in producers:
-                todo.extend(producers[value].inputs)
-        self.states = [state for state in self.states if id(state) in kept]
-
-    def _sorted(self) -> list[ir.Node]:
-        """The nodes, each behind those it reads."""
-        producers = {value: node for node in self.nodes for value in node.outputs}
-        done: dict[ir.Node, None] = {}
-        for first in self.nodes:
-            todo = [first]
-            while todo:
-                node = todo[-1]
-                waiting = [
-                    producers[value] for value in node.inputs if value in producers and producers[value] not in done
-                ]
-                if waiting:
-                    todo.extend(waiting)
-                else:
-                    done[todo.pop()] = None
-        return list(done)
+_BROADCAST = frozenset({"Add", "Div", "Mul", "Sub"})
 
 
 def write(loop: Loop, hoist: bool) -> None:
@@ -188,65 +38,32 @@ def write(loop: Loop, hoist: bool) -> None:
         _lift_outputs(loop)
     loop.prune()
     if loop.states or loop.outputs:
-        _scan(loop)
-
-
-def _scan(loop: Loop) -> None:
-    editor = loop.editor
-    results: list[ir.Value] = []
-    for value in [*(state.update for state in loop.states), *(output.value for output in loop.outputs)]:
-        assert value is not None
-        results.append(_own_output(loop, value, results))
-    body = ir.Graph(
-        [*(state.into for state in loop.states), *(scanned.into for scanned in loop.scanned)],
-        results,
-        nodes=loop.nodes,
-        name=editor.fresh("step"),
-    )
-    attrs = {
-        "body": body,
-        "num_scan_inputs": len(loop.scanned),
-        "scan_input_axes": [scanned.axis for scanned in loop.scanned],
-        "scan_input_directions": [int(scanned.reverse) for scanned in loop.scanned],
-    }
-    if loop.outputs:
-        attrs["scan_output_axes"] = [output.axis for output in loop.outputs]
-        attrs["scan_output_directions"] = [int(output.reverse) for output in loop.outputs]
-    inputs = [*(state.initial for state in loop.states), *(scanned.outer for scanned in loop.scanned)]
-    finals = [*(state.final for state in loop.states), *(output.result for output in loop.outputs)]
-    like = next((node for node in loop.nodes if node.metadata_props), None)
-    editor.node("Scan", inputs, finals, like, **attrs)
-
-
-def _own_output(loop: Loop, value: ir.Value, taken: Sequence[ir.Value]) -> ir.Value:
-    """A body's outputs are distinct, and none is an input or a value from outside."""
-    own = any(value in node.outputs for node in loop.nodes)
-    if own and value not in taken:
-        return value
-    output = loop.editor.value("passed", value)
-    loop.nodes.append(ir.node("Identity", [value], outputs=[output]))
-    return output
+        write_scan(loop)
 
 
 def _hoist(loop: Loop, node: ir.Node) -> bool:
     """One recurrent operator over the whole sequence in place of one in each step, if no more than that is going on."""
     given = [*node.inputs, *[None] * 8]
-    inner = unsqueezed(given[0], 0) if given[0] is not None else None
+    x = given[0]
+    assert x is not None
+    inner = unsqueezed(x, 0)
     states = [_own_state(loop, node, index) for index in range(RECURRENT[node.op_type])]
-    inside = _body_values(loop)
+    inside = loop.values()
     weights = [*given[1:4], given[7] if node.op_type == "LSTM" else None]
-    if inner is None or None in states or given[4] is not None or any(weight in inside for weight in weights):
+    if None in states or given[4] is not None or any(weight in inside for weight in weights):
         return False
     if attribute(node, "direction", "forward") != "forward" or attribute(node, "layout", 0) or node.outputs[0].uses():
         return False
     # Only the last cell state leaves an LSTM over a sequence.
     if node.op_type == "LSTM" and not _is_private(loop, node, states[1]):
         return False
-    lifted = _lift(loop, inner)
+    lifted = _lift(loop, x if inner is None else inner)
     if lifted is None:
         return False
     sequence, reverse = lifted
     editor = loop.editor
+    if inner is None:
+        sequence = editor.squeeze(sequence, 1, node)
     finals = [editor.value("final", node.outputs[1 + index]) for index in range(len(states))]
     initial: list[ir.Value | None] = []
     for index, state in enumerate(states):
@@ -254,10 +71,9 @@ def _hoist(loop: Loop, node: ir.Node) -> bool:
         whole = state.update is node.outputs[1 + index]
         initial.append(state.initial if whole else editor.unsqueeze(state.initial, 0, node))
         editor.replace(state.final, finals[index] if whole else editor.squeeze(finals[index], 0, node))
-    tail: list[ir.Value | None] = [None, *initial] if not all(map(_is_zero, initial)) else []
-    tail = [*tail, weights[3]] if weights[3] is not None and tail else tail
-    if weights[3] is not None and not tail:
-        tail = [None, *initial, weights[3]]
+    if all(map(_is_zero, initial)):
+        initial = [None] * len(initial)
+    tail = [None, *initial, weights[3]]
     dims = dims_of(node.outputs[1])
     y = editor.value("y")
     y.type = node.outputs[1].type
@@ -294,9 +110,8 @@ def _read_from(loop: Loop, node: ir.Node, steps: Scanned, states: Sequence[State
     gone = {id(one) for one in states[1:]}
     loop.states = [one for one in loop.states if id(one) not in gone]
     loop.nodes.remove(node)
-    for slot in range(len(node.inputs)):
-        node.replace_input_with(slot, None)
-    loop.nodes = loop._sorted()
+    detach(node)
+    loop.nodes = loop.ordered()
     loop.prune()
 
 
@@ -364,11 +179,6 @@ def _is_zero(value: ir.Value | None) -> bool:
     return node.op_type in ("Expand", "Unsqueeze", "Squeeze") and _is_zero(node.inputs[0])
 
 
-def _body_values(loop: Loop) -> set[ir.Value | None]:
-    own = {value for node in loop.nodes for value in node.outputs}
-    return own | {state.into for state in loop.states} | {scanned.into for scanned in loop.scanned}
-
-
 def _lift_outputs(loop: Loop) -> None:
     """Compute what only depends on scanned tensors for all steps at once, where the operators allow it."""
     for output in list(loop.outputs):
@@ -388,7 +198,7 @@ def _lift_outputs(loop: Loop) -> None:
 def _lift(loop: Loop, value: ir.Value) -> tuple[ir.Value, bool] | None:
     """The value of all steps, stacked in front, and whether the loop goes through it backwards."""
     used: set[bool] = set()
-    if not _liftable(loop, value, _body_values(loop), used) or len(used) != 1:
+    if not _liftable(loop, value, loop.values(), used) or len(used) != 1:
         return None
     return _lifted(loop, value, {}), used.pop()
 
@@ -402,10 +212,10 @@ def _liftable(loop: Loop, value: ir.Value, inside: set[ir.Value | None], used: s
     if node is None or value not in inside or dims_of(value) is None or value is not node.outputs[0]:
         return False
     own = [one for one in node.inputs if one in inside]
-    return _lifts(node, own, inside) and all(one is not None and _liftable(loop, one, inside, used) for one in own)
+    return _lifts(node, own) and all(one is not None and _liftable(loop, one, inside, used) for one in own)
 
 
-def _lifts(node: ir.Node, own: Sequence[ir.Value | None], inside: set[ir.Value | None]) -> bool:
+def _lifts(node: ir.Node, own: Sequence[ir.Value | None]) -> bool:  # noqa: PLR0911 - one for each kind
     """Whether the operator, given a further axis in front, does the same to each step."""
     kind, first = node.op_type, node.inputs[0]
     if node.domain:
@@ -444,7 +254,7 @@ def _lift_one(loop: Loop, value: ir.Value, done: dict[ir.Value, ir.Value]) -> ir
         return editor.move_axis(scanned.outer, scanned.axis, 0)
     node = value.producer()
     assert node is not None
-    inside = _body_values(loop)
+    inside = loop.values()
     inputs = [_lifted(loop, one, done) if one is not None and one in inside else one for one in node.inputs]
     first = inputs[0]
     assert first is not None

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from deploykit.export import _loops_lift
+from deploykit.export._loops_body import Loop, State
 from deploykit.export._loops_find import Carried, Computed, Constants, Family, Match, Steps, Varying
 from deploykit.export._loops_graph import (
     Editor,
@@ -18,29 +17,17 @@ from deploykit.export._loops_graph import (
     attribute_key,
     dims_of,
     inserted,
+    single_axis,
     static_dim,
     unsqueezed,
 )
-from deploykit.export._loops_lift import Loop, Output, Scanned, State
-
-
-@dataclass
-class _Uses:
-    """Who reads a value of the steps from outside: stacks of all of them, or (step, node, input) one by one."""
-
-    stacks: list[tuple[ir.Node, int, bool]] = field(default_factory=list)
-    single: list[tuple[int, ir.Node, int]] = field(default_factory=list)
-    declared: set[int] = field(default_factory=set)
-
-    @property
-    def steps(self) -> set[int]:
-        return {step for step, _, _ in self.single} | self.declared
+from deploykit.export._loops_uses import Uses, dependent, outside_uses
 
 
 def fold(editor: Editor, steps: Steps, match: Match, states_only: bool) -> str:
     """Put one Scan in the place of the matched steps. An empty string, or the reason why nothing was done."""
-    nodes = _dependent(match) if states_only else list(match.inputs)
-    uses = {value: _outside_uses(editor, match, value) for node in nodes for value in node.outputs}
+    nodes = dependent(match) if states_only else list(match.inputs)
+    uses = {value: outside_uses(editor, match, value) for node in nodes for value in node.outputs}
     uses = {value: use for value, use in uses.items() if use.stacks or use.steps}
     if not states_only:
         uses = {value: use for value, use in uses.items() if use.stacks}
@@ -50,52 +37,13 @@ def fold(editor: Editor, steps: Steps, match: Match, states_only: bool) -> str:
         complete = len(match.chains[value]) == match.length
         if not complete or (use.steps - {match.length - 1} and use.steps != set(range(match.length))):
             return f"what single steps compute ({value.name}) is read after the loop"
+    folding = _Folding(editor, steps, match)
     try:
-        _Folding(editor, steps, match).run(uses, states_only)
+        folding.run(uses, states_only)
     except NotALoop as reason:
+        folding.loop.discard()
         return str(reason)
     return ""
-
-
-def _dependent(match: Match) -> list[ir.Node]:
-    """The nodes of a step that need something of the step before."""
-    found: list[ir.Node] = []
-    values: set[ir.Value | None] = set()
-    for node, kinds in match.inputs.items():
-        if any(isinstance(kind, Carried) for kind in kinds) or not values.isdisjoint(node.inputs):
-            found.append(node)
-            values.update(node.outputs)
-    return found
-
-
-def _outside_uses(editor: Editor, match: Match, value: ir.Value) -> _Uses:
-    found = _Uses()
-    chain = match.chains[value]
-    outputs = set(editor.graph.outputs)
-    stacked: set[tuple[ir.Node, int]] = set()
-    for node in dict.fromkeys(use.node for use in chain[0].uses()):
-        for reverse in (False, True):
-            start = _run(node, chain[::-1] if reverse else chain)
-            if start is not None and node not in match.matched:
-                found.stacks.append((node, start, reverse))
-                stacked.update((node, start + offset) for offset in range(len(chain)))
-                break
-    for step, counterpart in enumerate(chain):
-        if counterpart in outputs:
-            found.declared.add(step)
-        for use in counterpart.uses():
-            if use.node not in match.matched and (use.node, use.idx) not in stacked:
-                found.single.append((step, use.node, use.idx))
-    return found
-
-
-def _run(node: ir.Node, chain: Sequence[ir.Value]) -> int | None:
-    """Where among the inputs of a Concat the chain begins."""
-    inputs = list(node.inputs)
-    if node.op_type != "Concat" or chain[0] not in inputs:
-        return None
-    start = inputs.index(chain[0])
-    return start if inputs[start : start + len(chain)] == list(chain) else None
 
 
 class _Folding:
@@ -113,7 +61,7 @@ class _Folding:
         self.shortfall = editor.size - match.length
         self.pad_front = False
 
-    def run(self, uses: dict[ir.Value, _Uses], states_only: bool) -> None:
+    def run(self, uses: dict[ir.Value, Uses], states_only: bool) -> None:
         self.needed = needed = self._needed(uses)
         families = [family for family in self.steps.families if self._pick(family) in needed]
         self._choose_padding(families)
@@ -126,10 +74,13 @@ class _Folding:
             state.update = self.inside[update]
         if self.shortfall:
             self._hold_states()
-        finish = [self._plan(value, use, states_only) for value, use in uses.items()]
+        # A Scan has to have something that says how often.
+        if not self.loop.scanned:
+            self._count()
+        # All of it is planned before anything in the graph changes: it may still turn out to be impossible.
+        for finish in [self._plan(value, use, states_only) for value, use in uses.items()]:
+            finish()
         _loops_lift.write(self.loop, hoist=not self.shortfall)
-        for step in finish:
-            step()
 
     def _needed(self, roots: Iterable[ir.Value]) -> set[ir.Node | ir.Value]:
         """The nodes, and the picks, that the roots are computed from in this step and those before."""
@@ -328,7 +279,7 @@ class _Folding:
             self.loop.nodes.append(ir.node("Where", [held, state.into, state.update], outputs=[output]))
             state.update = output
 
-    def _plan(self, value: ir.Value, use: _Uses, states_only: bool) -> Any:
+    def _plan(self, value: ir.Value, use: Uses, states_only: bool) -> Callable[[], None]:
         """Register what the loop has to give of ``value``; returns what hands it to the readers, once it is there."""
         stacks = [(concat, start, self._stack(value, concat, reverse)) for concat, start, reverse in use.stacks]
         singles: list[tuple[ir.Value, ir.Value]] = []
@@ -356,6 +307,14 @@ class _Folding:
                 self.editor.graph.outputs[position] = new
 
     def _final(self, value: ir.Value) -> ir.Value:
+        node = self.producers[value]
+        source = node.inputs[0]
+        axis = single_axis(node, node.op_type)
+        if axis is not None and any(update is source for update, _ in self.states):
+            assert source is not None
+            return (self.editor.unsqueeze if node.op_type == "Unsqueeze" else self.editor.squeeze)(
+                self._final(source), axis, node
+            )
         states = [state for (update, _), state in self.states.items() if update is value]
         if len(states) == 1 or (states and not self.shortfall):
             return states[0].final
@@ -410,6 +369,3 @@ class _Folding:
         again = self.editor.value("concat", joined)
         self.editor.node("Concat", pieces, [again], concat, axis=attribute(concat, "axis", 0))
         self.editor.replace(joined, again)
-
-
-__all__ = ["Output", "Scanned", "fold"]

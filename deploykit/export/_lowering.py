@@ -1,9 +1,9 @@
 """Our own lowering of recurrent layers and cells: each layer becomes exactly one ONNX operator.
 
 torch.onnx unrolls nn.RNN, freezes the time axis on a second export in one process, and writes files for LSTMs with
-projections that no runtime loads. So, while a model is traced, the functions that nn.RNN, nn.LSTM, nn.GRU and their cells
-call in the end are answered by the operators of ``_operators``. Whatever reaches those functions is covered alike: the
-modules themselves, subclasses, weights that a parametrization computes, programs of torch.export.
+projections that no runtime loads. So, while a model is traced, the functions that nn.RNN, nn.LSTM, nn.GRU and their
+cells call in the end are answered by the operators of ``_operators``. Whatever reaches those functions is covered
+alike: the modules themselves, subclasses, weights that a parametrization computes, programs of torch.export.
 """
 
 from __future__ import annotations
@@ -139,9 +139,7 @@ def lowered(mode: Lowering, packer: _packed.TracedPacker) -> Iterator[None]:
     _operators.register()
     # Their checks of shapes have passed when the model ran in PyTorch; in a trace of packed sequences they would fix
     # the batch size.
-    unchecked = (
-        mock.patch.object(layer, "check_forward_args", lambda *args: None) for layer in (nn.RNNBase, nn.LSTM)
-    )
+    unchecked = (mock.patch.object(layer, "check_forward_args", lambda *args: None) for layer in (nn.RNNBase, nn.LSTM))
     with contextlib.ExitStack() as stack:
         for patch in unchecked:
             stack.enter_context(patch)
@@ -166,7 +164,7 @@ def _unprojected(weights: Sequence[Tensor], plain: int, directions: int) -> tupl
 
 
 def _right_inverse(projection: Tensor) -> Tensor:
-    """[directions, proj, hidden]: a given h0 becomes the smallest m with P m = h0 (P has full row rank when trained)."""
+    """[directions, proj, hidden]: a given h0 becomes the smallest m with P m = h0 (a trained P has full row rank)."""
     inverse = torch.ops.deploykit.pseudo_inverse
     return torch.stack([inverse(one) for one in projection.unbind(0)])
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 DOMAIN = "ai.deploykit"
 
 _LAYER = (
-    "(Tensor x, Tensor[] weights, Tensor? lengths, {states}, int directions, bool bias, str activation) -> (Tensor, {out})"
+    "(Tensor x, Tensor[] weights, Tensor? lengths, {states}, int directions, bool bias, str activation)"
+    " -> (Tensor, {out})"
 )
 # Position of each ONNX gate among PyTorch's: GRU r,z,n -> z,r,h; LSTM i,f,g,o -> i,o,f,c.
 _GATES = {"rnn": (0,), "gru": (1, 0, 2), "lstm": (0, 3, 1, 2)}
@@ -39,7 +40,7 @@ def register() -> None:
     library.register_fake("deploykit::pseudo_inverse", lambda matrix: matrix.new_empty(matrix.shape[::-1]))
     library.define("deploykit::trim", "(Tensor x, Tensor lengths) -> Tensor")
 
-    def trim(x: Tensor, lengths: Tensor) -> Tensor:  # noqa: ARG001 - the operator's own names
+    def trim(x: Tensor, lengths: Tensor) -> Tensor:
         longest = torch.library.get_ctx().new_dynamic_size(min=0)
         return x.new_empty(longest, *x.shape[1:])
 
@@ -47,7 +48,7 @@ def register() -> None:
 
 
 def _fake_layer(states: int) -> Callable[..., tuple[Tensor, ...]]:
-    def fake(x: Tensor, weights: Sequence[Tensor], lengths: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:  # noqa: ARG001
+    def fake(x: Tensor, weights: Sequence[Tensor], lengths: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
         directions, hidden = rest[-3], weights[1].shape[1]
         time, batch, _ = x.shape
         last = [x.new_empty(directions, batch, hidden) for _ in range(states)]

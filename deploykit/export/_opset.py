@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import onnx
+import onnx.inliner
 from onnx import helper, numpy_helper
 
 from deploykit.errors import ExportError, first_line

@@ -41,8 +41,8 @@ class Packing:
 
     def padded(self, data: Tensor) -> Tensor:
         """The reverse of ``data``, whatever has been computed on it row by row meanwhile."""
-        noted = getattr(data, _PADDED, None)
-        return data.unflatten(0, (self.time, self.batch)) if noted is None else noted[0]
+        noted: tuple[Tensor, bool] | None = getattr(data, _PADDED, None)
+        return data.reshape(self.time, self.batch, *data.shape[1:]) if noted is None else noted[0]
 
     def valid(self) -> Tensor:
         """bool [time, batch]: which steps count."""
@@ -81,7 +81,7 @@ class TracedPacker:
         self._trim = trim
         self.trims = 0
 
-    def pack(self, x: Tensor, lengths: Any, batch_first: bool, enforce_sorted: bool) -> PackedSequence:  # noqa: ARG002
+    def pack(self, x: Tensor, lengths: Any, batch_first: bool, enforce_sorted: bool) -> PackedSequence:
         """Rows stay in their order, whether or not PyTorch would want them sorted."""
         x = x.transpose(0, 1) if batch_first else x
         counts = lengths if isinstance(lengths, Tensor) else torch.as_tensor(lengths, dtype=torch.int64)

@@ -26,7 +26,7 @@ CHUNKS = len(_CUTS)
 def stream_errors(
     spec: ModelSpec, outputs: Sequence[TensorSpec], infer: Callable[[Mapping[str, Array]], Sequence[Array]]
 ) -> dict[str, tuple[Array, Array]]:
-    """For each of the model's own outputs, the differences of chunks from the whole sequence in PyTorch, and the latter.
+    """For each of the model's own outputs, how far chunks are from the whole sequence in PyTorch, and the latter.
 
     ``infer`` runs the exported file and answers in the order of ``outputs``. Empty where the model has no time dim.
 

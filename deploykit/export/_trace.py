@@ -30,8 +30,23 @@ if TYPE_CHECKING:
 # Sizes of the dynamic dims in the traced example: all different, and above 1, which torch.export takes for a constant.
 _EXAMPLE = {"batch": 2, "time": 7}
 _EXAMPLE_OTHERS = (3, 5, 11, 13)
-# The two ways to look at size 1, and bounds that are narrowed in two steps.
-_ATTEMPTS = 4
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How PyTorch treats a dim that can be 1 and can be more, which it takes for cases of their own if it may.
+
+    ``oblivious``: it is told not to. ``deferred``: where it has to decide all the same, it decides for the example's
+    size and would check at run time; here the comparison at size 1 does that.
+    """
+
+    oblivious: bool
+    deferred: bool
+
+
+# What one way refuses, the next often allows.
+_WAYS = (_Way(False, False), _Way(True, False), _Way(True, True))
+
 #: The two lengths at which a Python loop is traced, to be folded back.
 LOOP_LENGTHS = (6, 7)
 
@@ -115,28 +130,30 @@ def _trace_either_way(spec: ModelSpec, place: Place) -> Traced:
     # A mask of the whole time axis meets what was padded to the longest row only: in PyTorch itself that works only
     # for batches whose longest row fills the time axis.
     traced = _trace_within(spec, dict(spec.dims), place, trim=False)
-    return replace(traced, assumes=("the longest row of a batch fills its time axis, as this code needs in PyTorch too",))
+    return replace(
+        traced, assumes=("the longest row of a batch fills its time axis, as this code needs in PyTorch too",)
+    )
 
 
 def _trace_within(spec: ModelSpec, bounds: dict[str, DimRange], place: Place, trim: bool) -> Traced:
-    # PyTorch takes size 1 of a dim for a case of its own, and may refuse a dim that can be 1 and can be more; it can be
-    # told not to, which has it ask for other things instead. What one way does not allow, the other often does.
-    oblivious = False
-    for _ in range(_ATTEMPTS):
+    ways = list(_WAYS)
+    while True:
         mode, packer = Lowering(), TracedPacker(trim)
         try:
-            program = _program(replace(spec, dims=bounds), mode, packer, place, oblivious)
+            program = _program(replace(spec, dims=bounds), mode, packer, place, ways[0])
             return Traced(program, mode.layers, mode.cells, bounds)
         except Exception as error:
             place.function, place.trims = mode.failed, packer.trims
             told = str(error)
             if "Constraints violated" not in told or "specialized it to be a constant" in told:
                 raise
-            narrowed = _narrowed(told, bounds, spec) if oblivious else bounds
-            if narrowed is None:
+            narrowed = _narrowed(told, bounds, spec) if ways[0].oblivious else None
+            if narrowed is not None:
+                bounds = narrowed
+            elif len(ways) > 1:
+                ways.pop(0)
+            else:
                 raise
-            oblivious, bounds = True, narrowed
-    raise AssertionError("bounds that were narrowed again and again")
 
 
 def _narrowed(told: str, bounds: Mapping[str, DimRange], spec: ModelSpec) -> dict[str, DimRange] | None:
@@ -165,15 +182,22 @@ class _Flat(nn.Module):
         return tuple(flatten_outputs(self._spec.run(tensors)))
 
 
-def _program(spec: ModelSpec, mode: Lowering, packer: TracedPacker, place: Place, oblivious: bool) -> ExportedProgram:
-    from torch.fx.experimental import _config
+def _program(spec: ModelSpec, mode: Lowering, packer: TracedPacker, place: Place, way: _Way) -> ExportedProgram:
+    from torch.fx.experimental import _config as config
 
+    _config: Any = config  # its patch() is made at run time
     feeds = spec.feeds(0, **example_sizes(spec))
     example = tuple(torch.from_numpy(feeds[tensor.name]) for tensor in spec.inputs)
-    sizes = _config.patch(backed_size_oblivious=oblivious)
+    sizes: Any = _config.patch(backed_size_oblivious=way.oblivious)
     with _watched(spec.module, place), sizes, lowered(mode, packer):
         flat = _Flat(spec).eval()
-        return torch.export.export(flat, example, dynamic_shapes=dynamic_shapes(spec), strict=False)
+        return torch.export.export(
+            flat,
+            example,
+            dynamic_shapes=dynamic_shapes(spec),
+            strict=False,
+            prefer_deferred_runtime_asserts_over_guards=way.deferred,
+        )
 
 
 def example_sizes(spec: ModelSpec) -> dict[str, int]:
@@ -243,10 +267,10 @@ def translate(
             custom_translation_table=table,
             verbose=False,
         )
-        assert exported is not None
-        return exported.model_proto
     except Exception as error:
         raise TraceError(error, explained(error, Place(), program)) from error
+    assert exported is not None
+    return exported.model_proto
 
 
 @contextlib.contextmanager
