@@ -80,6 +80,8 @@ def with_axes(inputs: Sequence[TensorSpec], axes: Sequence[str]) -> tuple[Tensor
     Raises:
         UsageError: a text has another form, names no input, or has not as many dims as the input.
     """
+    if not axes:
+        return tuple(inputs)
     found = {tensor.name: tensor for tensor in inputs}
     for text in axes:
         name, equals, dims = text.partition("=")

@@ -157,6 +157,10 @@ def _inputs(spec: ModelSpec, ref: ModelRef) -> ModelSpec:
                 told = ", ".join(map(str, example.inputs))
                 raise UsageError(f"{ref.example} returns {told}: give --input for each of them, in order, or for none.")
         return replace(spec, inputs=inputs, call=example.call)
+    if is_program(ref) and (described or ref.axes):
+        from deploykit import pt2
+
+        pt2.unchecked(spec.module)
     if described:
         call = spec.call if is_program(ref) else examples.call_by_name(described, spec.module)
         return replace(spec, inputs=examples.with_axes(described, ref.axes), call=call, sample=None)

@@ -57,7 +57,7 @@ def test_a_factory_may_return_a_spec_and_the_command_line_overrides_its_inputs(f
         ("net.py:gur", ModelError, "no function or class 'gur'"),
         ("net.py:no_module", ModelError, "returned a int"),
         ("net.py:exits", ModelError, "SystemExit: 5"),
-        ("net.pt2", UsageError, "cannot be loaded yet"),
+        ("net.pt2", ModelError, "no .pt2 file at net.pt2"),
         ("net.py:fails", ModelError, "ValueError: no such thing"),
         ("no_such_package.nets:make", ModelError, "importing no_such_package.nets failed"),
     ],

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from deploykit import pt2
+from deploykit import _pt2_checks, pt2
 from deploykit.errors import ModelError
 from deploykit.types import DimRange
 
@@ -398,7 +398,7 @@ def test_expressions_that_are_more(refused: Callable[..., str], text: Any, tmp_p
     ],
 )
 def test_expressions_of_sizes_pass(text: str) -> None:
-    pt2._check_expression(text)
+    _pt2_checks._check_expression(text)
 
 
 CODE = "x):\n    import os\n    os.system('touch MARK')\n#"
@@ -505,9 +505,9 @@ def test_torch_is_as_before_and_could_not_unpickle_meanwhile(tmp_path: Path) -> 
     content = saved(Runs(tmp_path / "ran"), tmp_path)
     with pytest.raises(pickle.UnpicklingError), pt2._guarded():
         torch.load(tmp_path / "value", weights_only=False)
-    with pytest.raises(pt2._Refused), pt2._guarded() as archive:
+    with pytest.raises(_pt2_checks.Refused), pt2._guarded() as archive:
         archive.pickle.loads(content)
-    with pytest.raises(pt2._Refused), pt2._guarded():
+    with pytest.raises(_pt2_checks.Refused), pt2._guarded():
         torch._C._pickle_load_obj(content)
     assert not (tmp_path / "ran").exists()
     assert before == (torch.load, torch._C._pickle_load_obj, logging.getLogger("torch.export").disabled)

@@ -80,8 +80,9 @@ def _parts(value: Any) -> list[tuple[str | int, Any]] | None:
 
 
 def _name(path: tuple[str | int, ...], index: int, count: int) -> str:
-    if any(isinstance(key, str) for key in path):
-        return "_".join(map(str, path))
+    named = next((at for at, key in enumerate(path) if isinstance(key, str)), None)
+    if named is not None:
+        return "_".join(map(str, path[named:]))
     return "output" if count == 1 else f"output_{index}"
 
 

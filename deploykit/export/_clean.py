@@ -27,9 +27,7 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 
 def clean(model: onnx.ModelProto, module: nn.Module) -> None:
     """Rename nodes and weights after the modules they came from, and replace all metadata by ours, in place."""
-    taken: set[str] = set()
-    for node in model.graph.node:
-        node.name = _unique("/".join([*_scope(node), node.op_type]), taken)
+    _name_nodes(model.graph, set())
     _rename_weights(model.graph)
     _rename_dims(model.graph)
     _strip_graph(model.graph)
@@ -81,6 +79,14 @@ def _scope(node: onnx.NodeProto) -> list[str]:
     scopes = [scope for scope in ast.literal_eval(noted) if scope]
     # The path begins with the wrapper's attribute that holds the whole model.
     return scopes[-2].split(".")[1:] if len(scopes) > 1 else []
+
+
+def _name_nodes(graph: onnx.GraphProto, taken: set[str]) -> None:
+    for node in graph.node:
+        node.name = _unique("/".join([*_scope(node), node.op_type]), taken)
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _name_nodes(attribute.g, taken)
 
 
 def _rename_weights(graph: onnx.GraphProto) -> None:

@@ -162,9 +162,9 @@ class _Folding:
             )
             for side in spans
         ]
-        if self.shortfall != 1 or not any(fits):
+        if self.shortfall != 1:
             raise NotALoop("its loop leaves out more than one step")
-        self.pad_front = fits[0]
+        self.pad_front = fits[0] or not fits[1]
 
     def _span(self, family: Family, before: int, after: int) -> tuple[int, int]:
         """The lowest and the highest index that the loop reads."""
@@ -177,19 +177,34 @@ class _Folding:
         return min(ends), max(ends)
 
     def _scan_family(self, family: Family) -> None:
-        editor, outer = self.editor, family.source
-        padding = (0, 0) if not self.shortfall else (1, 0) if self.pad_front else (0, 1)
-        low, high = self._span(family, *padding)
+        outer = family.source
         dims = dims_of(outer)
         if dims is None:
             raise NotALoop(f"the rank of {outer.name} is not known")
-        if (low, high + 1) != (0, dims[family.axis]):
-            dims[family.axis] = high + 1 - low
-            outer = editor.op("Slice", [outer, *map(editor.ints, (low, high + 1, family.axis))], dims)
+        padding = (0, 0) if not self.shortfall else (1, 0) if self.pad_front else (0, 1)
+        low, high = self._span(family, *padding)
+        if low < 0 or high >= (static_dim(outer, family.axis) or 0):
+            outer = self._padded(family, dims)
+        elif (low, high + 1) != (0, dims[family.axis]):
+            outer = self._cut(family, low, high + 1, dims)
         pick = self._pick(family)
         assert pick is not None
         scanned = self.loop.scan(outer, family.axis, family.reverse, pick)
         self.inside[pick] = scanned.into
+
+    def _cut(self, family: Family, low: int, end: int, dims: list[int | ir.SymbolicDim]) -> ir.Value:
+        dims = [*dims[: family.axis], end - low, *dims[family.axis + 1 :]]
+        editor = self.editor
+        return editor.op("Slice", [family.source, *map(editor.ints, (low, end, family.axis))], dims)
+
+    def _padded(self, family: Family, dims: list[int | ir.SymbolicDim]) -> ir.Value:
+        """The elements of the loop, with any other in front for the additional step: there is none before them."""
+        low, high = self._span(family, 0, 0)
+        parts = [self._cut(family, 0, 1, dims), self._cut(family, low, high + 1, dims)]
+        if family.reverse:
+            parts.reverse()
+        dims = [*dims[: family.axis], self.match.length + 1, *dims[family.axis + 1 :]]
+        return self.editor.op("Concat", parts, dims, axis=family.axis)
 
     def _count(self) -> ir.Value:
         """The number of the iteration, as a scanned input; constants of the unrolled graph hold how many there are."""
