@@ -107,7 +107,7 @@ def module(program: ExportedProgram) -> nn.Module:
 def unchecked(made: nn.Module) -> None:
     """Let a program's module run at other sizes than it was exported for, which its operators may well allow.
 
-    torch.export cannot leave the time axis of a recurrent layer dynamic, although nothing in the program needs it fixed.
+    torch.export cannot leave the time axis of a recurrent layer dynamic, even if nothing in the program needs it fixed.
     """
     made._forward_pre_hooks.clear()
 

@@ -45,6 +45,8 @@ def test_there_are_eighteen() -> None:
 def test_each_case_is_read_run_and_quantized_or_left_with_the_reason(name: str, tmp_path: Path) -> None:
     case = CASES[name]
     model = case.model
+    assert model is not None
+    assert case.data_sets is not None
     ((given, expected),) = case.data_sets
     inputs = dict(zip((value.name for value in model.graph.input), given, strict=True))
     path = tmp_path / "case.onnx"

@@ -155,6 +155,10 @@ def _traced(spec: ModelSpec, names: tuple[str, ...], opset: int, finish: bool = 
     if finish:
         model = _finished(model, opset)
     notes = [f"it takes for granted that {clause}." for clause in traced.assumes]
+    if traced.unrolled and finish:
+        notes.append(
+            f"a loop over its cells is unrolled: the file works at the {traced.unrolled} steps that it is typed for."
+        )
     notes += [_bound_note(name, size) for name, size in traced.dims.items() if size != spec.dims.get(name)]
     return Exported(model, (), traced.layers, dict(traced.dims), tuple(notes))
 

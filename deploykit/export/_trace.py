@@ -58,14 +58,14 @@ _SUGGESTED = re.compile(r"^\s*(\w+) = Dim\('\w+'(?:, min=(\d+))?(?:, max=(\d+))?
 class Traced:
     """A traced model.
 
-    ``layers`` counts the recurrent operators in it and ``cells`` those among them that are single steps; ``dims`` are
-    the bounds of the dynamic dims, those that the code itself sets among them; ``assumes`` says in clauses what the
-    program takes for granted about its inputs.
+    ``layers`` counts the recurrent operators in it; ``unrolled`` is the number of steps of a loop over cells, 0 without
+    one; ``dims`` are the bounds of the dynamic dims, those that the code itself sets among them; ``assumes`` says in
+    clauses what the program takes for granted about its inputs.
     """
 
     program: ExportedProgram
     layers: int
-    cells: int
+    unrolled: int
     dims: Mapping[str, DimRange]
     assumes: tuple[str, ...] = ()
 
@@ -141,7 +141,7 @@ def _trace_within(spec: ModelSpec, bounds: dict[str, DimRange], place: Place, tr
         mode, packer = Lowering(), TracedPacker(trim)
         try:
             program = _program(replace(spec, dims=bounds), mode, packer, place, ways[0])
-            return Traced(program, mode.layers, mode.cells, bounds)
+            return Traced(program, mode.layers, _unrolled(spec.module, mode.cells), bounds)
         except Exception as error:
             place.function, place.trims = mode.failed, packer.trims
             told = str(error)
@@ -154,6 +154,12 @@ def _trace_within(spec: ModelSpec, bounds: dict[str, DimRange], place: Place, tr
                 ways.pop(0)
             else:
                 raise
+
+
+def _unrolled(module: nn.Module, calls: int) -> int:
+    """How often a cell was called, if more than once each."""
+    cells = sum(isinstance(part, nn.RNNCellBase) for part in module.modules())
+    return calls // cells if cells and calls > cells else 0
 
 
 def _narrowed(told: str, bounds: Mapping[str, DimRange], spec: ModelSpec) -> dict[str, DimRange] | None:

@@ -12,108 +12,26 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 from deploykit import artifact as artifacts
 from deploykit.artifact import ModelRef
-from deploykit.coverage import RECURRENT
 from deploykit.errors import ExportError, ModelError
 from deploykit.export import export, to_onnx
 from deploykit.types import DimRange, ModelSpec, TensorSpec
-
-KINDS = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
-
-
-class Net(nn.Module):
-    """A recurrent layer whose outputs and final states are all returned, with or without given initial states."""
-
-    def __init__(self, layer: nn.RNNBase, given_state: bool) -> None:
-        super().__init__()
-        self.layer = layer
-        self.given_state = given_state
-
-    def forward(self, x: torch.Tensor, *states: torch.Tensor) -> Any:
-        if not self.given_state:
-            return self.layer(x)
-        return self.layer(x, tuple(states) if len(states) > 1 else states[0])
-
-
-def spec_of(layer: nn.RNNBase, given_state: bool = False) -> ModelSpec:
-    inputs = [
-        TensorSpec("x", "float32", (*(("batch", "time") if layer.batch_first else ("time", "batch")), layer.input_size))
-    ]
-    if given_state:
-        rows = layer.num_layers * (2 if layer.bidirectional else 1)
-        inputs.append(TensorSpec("h0", "float32", (rows, "batch", layer.proj_size or layer.hidden_size)))
-        if isinstance(layer, nn.LSTM):
-            inputs.append(TensorSpec("c0", "float32", (rows, "batch", layer.hidden_size)))
-    return ModelSpec(Net(layer, given_state).eval(), tuple(inputs))
-
-
-def assert_same(spec: ModelSpec, opset: int = 20) -> onnx.ModelProto:
-    """Export, check the graph, and compare with PyTorch at sizes of our own."""
-    made = to_onnx(spec, opset)
-    model, outputs = made.model, made.outputs
-    assert not made.notes
-    onnx.checker.check_model(model, full_check=True)
-    layer = next(module for module in spec.module.modules() if isinstance(module, nn.RNNBase))
-    counted = [node for node in model.graph.node if node.op_type in RECURRENT]
-    assert len(counted) == layer.num_layers
-    assert not [node.op_type for node in model.graph.node if node.op_type in ("Loop", "Scan", "If")]
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    for seed, (batch, time) in enumerate([(1, 1), (3, 40), (4, 2)]):
-        feeds = spec.feeds(seed, batch=batch, time=time)
-        found = session.run(None, feeds)
-        with torch.no_grad():
-            y, state = spec.module(*(torch.from_numpy(value) for value in feeds.values()))
-        expected = [y, *(state if isinstance(state, tuple) else [state])]
-        assert len(found) == len(expected) == len(outputs)
-        for ours, theirs in zip(found, expected, strict=True):
-            assert np.abs(ours - theirs.numpy()).max() < 1e-5
-    return model
-
-
-@settings(max_examples=16, deadline=None)
-@given(
-    kind=st.sampled_from(sorted(KINDS)),
-    options=st.fixed_dictionaries(
-        {
-            "input_size": st.integers(1, 5),
-            "hidden_size": st.integers(2, 7),
-            "num_layers": st.integers(1, 3),
-            "bidirectional": st.booleans(),
-            "bias": st.booleans(),
-            "batch_first": st.booleans(),
-            "dropout": st.sampled_from([0.0, 0.3]),
-        }
-    ),
-    given_state=st.booleans(),
-    extra=st.booleans(),
-)
-def test_every_layer_is_one_operator_with_pytorchs_answers(
-    kind: str, options: dict[str, Any], given_state: bool, extra: bool
-) -> None:
-    torch.manual_seed(0)
-    if extra and kind == "rnn":
-        options["nonlinearity"] = "relu"
-    if extra and kind == "lstm":
-        options["proj_size"] = max(1, options["hidden_size"] // 2)
-    if options["num_layers"] == 1:
-        options["dropout"] = 0.0
-    assert_same(spec_of(KINDS[kind](**options), given_state))
+from tests.export.agree import assert_agrees
+from tests.export.test_grid import spec_of
 
 
 @pytest.mark.parametrize("opset", [17, 18, 25])
 def test_the_oldest_and_newest_opset(opset: int) -> None:
-    model = assert_same(spec_of(nn.GRU(3, 4, batch_first=True)), opset)
+    model = assert_agrees(spec_of(nn.GRU(3, 4, batch_first=True), packed=True, given=True), opset).model
     assert [entry.version for entry in model.opset_import if entry.domain == ""] == [opset]
 
 
 def test_unbatched_input() -> None:
     layer = nn.LSTM(3, 4)
-    spec = ModelSpec(Net(layer, False).eval(), (TensorSpec("x", "float32", ("time", 3)),))
+    spec = ModelSpec(layer.eval(), (TensorSpec("x", "float32", ("time", 3)),))
     made = to_onnx(spec)
     model, outputs = made.model, made.outputs
     assert made.layers == 1
@@ -127,7 +45,7 @@ def test_unbatched_input() -> None:
 
 
 def test_the_module_is_as_before_afterwards() -> None:
-    spec = spec_of(nn.GRU(3, 4, num_layers=2, batch_first=True))
+    spec = spec_of(nn.GRU(3, 4, num_layers=2, batch_first=True), packed=False, given=False)
     x = torch.randn(2, 5, 3)
     before, names = spec.module(x)[0], set(spec.module.state_dict())
     to_onnx(spec)
@@ -307,4 +225,4 @@ def test_a_module_that_fails_in_pytorch_says_so() -> None:
 
 def test_an_opset_that_is_not_supported_is_told() -> None:
     with pytest.raises(ExportError, match="choose 17 to 25"):
-        to_onnx(spec_of(nn.GRU(3, 4)), 9)
+        to_onnx(spec_of(nn.GRU(3, 4), packed=False, given=False), 9)

@@ -75,7 +75,7 @@ def test_nodes_and_weights_are_named_after_the_modules(more: ModelRef, folder: P
     assert [node.name for node in graph.node if node.op_type == "LSTM"] == ["body/rnn/LSTM", "body/rnn/LSTM_2"]
     names = {tensor.name for tensor in graph.initializer}
     assert {"weight", "mask", "body/rnn/LSTM.W", "body/rnn/LSTM_2.R", "body/rnn/LSTM.B"} <= names
-    assert all(list(tensor.dims)[0] == 2 for tensor in graph.initializer if tensor.name.endswith((".W", ".R", ".B")))
+    assert all(next(iter(tensor.dims)) == 2 for tensor in graph.initializer if tensor.name.endswith((".W", ".R", ".B")))
 
 
 def test_nothing_is_computed_from_constants_at_run_time(more: ModelRef, folder: Path) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
@@ -47,6 +49,7 @@ class Layer(nn.Module):
 
 
 def spec_of(layer: nn.RNNBase, packed: bool, given: bool) -> ModelSpec:
+    """The layer as a model, its lengths and states inputs where it has them."""
     axes = ("batch", "time") if layer.batch_first else ("time", "batch")
     inputs = [TensorSpec("x", "float32", (*axes, layer.input_size))]
     if packed:
@@ -60,21 +63,57 @@ def spec_of(layer: nn.RNNBase, packed: bool, given: bool) -> ModelSpec:
     return ModelSpec(Layer(layer, packed, given).eval().requires_grad_(False), tuple(inputs), ranges=ranges)
 
 
-@pytest.mark.parametrize(("kind", "layers", "bidirectional", "given", "packed", "dropout"), GRID)
+@pytest.mark.parametrize(("kind", "layers", "bidirectional", "state", "packed", "dropout"), GRID)
 @pytest.mark.filterwarnings("ignore:dropout option adds dropout")
 def test_every_case_of_the_grid(
-    kind: str, layers: int, bidirectional: bool, given: bool, packed: str, dropout: float
+    kind: str, layers: int, bidirectional: bool, state: bool, packed: str, dropout: float
 ) -> None:
     torch.manual_seed(0)
     cls, options = KINDS[kind]
     layer = cls(
         5, 7, layers, bidirectional=bidirectional, batch_first=packed == "batch-first", dropout=dropout, **options
     )
-    made = assert_agrees(spec_of(layer, packed != "unpacked", given))
+    made = assert_agrees(spec_of(layer, packed != "unpacked", state))
     assert len(recurrent(made)) == layers == made.layers
     assert made.model.graph.input[0].type.tensor_type.shape.dim[0].dim_param
     assert made.model.graph.input[0].type.tensor_type.shape.dim[1].dim_param
     operators = [node for node in made.model.graph.node if node.op_type in ("RNN", "LSTM", "GRU")]
     assert all(bool(node.input[4:5] and node.input[4]) == (packed != "unpacked") for node in operators)
-    assert all(bool(node.input[5:6] and node.input[5]) == given for node in operators)
+    assert all(bool(node.input[5:6] and node.input[5]) == state for node in operators)
     assert "Scan" not in {node.op_type for node in made.model.graph.node}
+
+
+@settings(max_examples=24, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    kind=st.sampled_from(sorted(KINDS)),
+    options=st.fixed_dictionaries(
+        {
+            "input_size": st.integers(1, 9),
+            "hidden_size": st.integers(2, 11),
+            "num_layers": st.integers(1, 3),
+            "bidirectional": st.booleans(),
+            "bias": st.booleans(),
+            "batch_first": st.booleans(),
+        }
+    ),
+    projected=st.booleans(),
+    given_state=st.booleans(),
+    packed=st.booleans(),
+    shapes=st.lists(st.tuples(st.integers(1, 5), st.integers(1, 33)), min_size=2, max_size=4),
+    opset=st.sampled_from([17, 18, 20, 22, 25]),
+)
+def test_any_layer_at_any_shape(
+    kind: str,
+    options: dict[str, Any],
+    projected: bool,
+    given_state: bool,
+    packed: bool,
+    shapes: list[tuple[int, int]],
+    opset: int,
+) -> None:
+    torch.manual_seed(0)
+    cls, more = KINDS[kind]
+    if kind == "lstm" and projected:
+        more = {"proj_size": max(1, options["hidden_size"] // 2)}
+    made = assert_agrees(spec_of(cls(**options, **more), packed, given_state), opset, shapes)
+    assert len(recurrent(made)) == options["num_layers"]
