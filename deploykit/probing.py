@@ -32,10 +32,14 @@ _SAME = frozenset(
 )
 
 
+def integers(spec: ModelSpec) -> list[str]:
+    """Names of the integer inputs."""
+    return [tensor.name for tensor in spec.inputs if not tensor.dtype.startswith(("float", "bool"))]
+
+
 def with_ranges(spec: ModelSpec) -> ModelSpec:
     """``spec`` with what could be found out about its integer inputs; unchanged where it has a sample of its own."""
-    integers = [tensor.name for tensor in spec.inputs if not tensor.dtype.startswith(("float", "bool"))]
-    if spec.sample is not None or not integers:
+    if spec.sample is not None or not integers(spec):
         return spec
     sizes = {name: spec.dims.get(name, DimRange()).clamp({BATCH: 2, TIME: 7}.get(name, 5)) for name in spec.dynamic}
     watch = _Watch(spec)

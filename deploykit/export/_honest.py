@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from deploykit.backends._outputs import named_outputs
 from deploykit.errors import DeploykitError, ModelError, first_line
+from deploykit.probing import integers
 from deploykit.types import ModelSpec
 
 if TYPE_CHECKING:
@@ -84,7 +85,9 @@ def _run(spec: ModelSpec, feeds: Mapping[str, Array], seed: int, drawn: _Drawn |
         shapes = ", ".join(map(str, spec.inputs))
         while error.__cause__ is not None and isinstance(error.__cause__, Exception):
             error = error.__cause__
-        raise ModelError(f"{spec.name} fails in PyTorch on the inputs {shapes}: {first_line(error)}.") from error
+        unknown = [name for name in integers(spec) if name not in spec.ranges] if spec.sample is None else []
+        hint = f"; {', '.join(unknown)} held 0 and 1 only: give real values with --example" if unknown else ""
+        raise ModelError(f"{spec.name} fails in PyTorch on the inputs {shapes}: {first_line(error)}{hint}.") from error
     for tensor, value in zip(spec.inputs, inputs, strict=True):
         if not np.array_equal(value.numpy(), feeds[tensor.name], equal_nan=value.is_floating_point()):
             raise ModelError(

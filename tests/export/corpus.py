@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -214,29 +214,41 @@ class PlainCells(nn.Module):
 
 @dataclass(frozen=True)
 class Entry:
-    """A model, what it takes, how many recurrent operators it must become, and whether a Scan may be among the rest."""
+    """A model, what it takes and returns, how many recurrent operators it must become, and whether it needs a Scan."""
 
     make: Callable[[], nn.Module]
     inputs: tuple[str, ...]
     operators: int
     scan: bool = False
-    dims: tuple[str, ...] = ()
     least_time: int = 1
-    sizes: dict[str, int] = field(default_factory=dict)
+    outputs: tuple[str, ...] = ("output",)
 
 
 CORPUS = {
     "conv-tagger": Entry(ConvTagger, ("x:float32[batch,time,6]",), 2, least_time=3),
     "attention-step": Entry(
-        AttentionStep, ("token:int64[batch]", "state.0[batch,12]", "memory[batch,time,6]", "mask:int64[batch,time]"), 1
+        AttentionStep,
+        ("token:int64[batch]", "state.0[batch,12]", "memory[batch,time,6]", "mask:int64[batch,time]"),
+        1,
+        outputs=("logits", "state_0", "weights"),
     ),
-    "voice-activity": Entry(VoiceActivity, ("x[batch,time,5]", "h[1,batch,10]", "c[1,batch,10]"), 1),
+    "voice-activity": Entry(
+        VoiceActivity,
+        ("x[batch,time,5]", "h[1,batch,10]", "c[1,batch,10]"),
+        1,
+        outputs=("output_0", "output_1", "output_2"),
+    ),
     "grouped-gru": Entry(GroupedGru, ("x[batch,time,8]",), 4),
-    "deepar-step": Entry(DeepArStep, ("series:int64[batch]", "target[batch,time]", "covariates[batch,time,2]"), 2),
+    "deepar-step": Entry(
+        DeepArStep,
+        ("series:int64[batch]", "target[batch,time]", "covariates[batch,time,2]"),
+        2,
+        outputs=("loc", "scale"),
+    ),
     "name-classifier": Entry(NameClassifier, ("text:int64[batch,time]", "lengths:int64[batch]"), 1),
     "masked-attention": Entry(MaskedAttention, ("x[batch,time,6]", "lengths:int64[batch]"), 1),
     "self-attention": Entry(SelfAttention, ("x[batch,time,6]",), 1),
-    "gates": Entry(Gates, ("x[batch,time,5]",), 0, scan=True),
+    "gates": Entry(Gates, ("x[batch,time,5]",), 0, scan=True, outputs=("output_0", "output_1")),
     "cell-decoder": Entry(CellDecoder, ("x[batch,time,4]", "memory[batch,slots,6]"), 2, scan=True),
     "plain-gru-cells": Entry(lambda: PlainCells(nn.GRUCell), ("x[batch,time,5]",), 2),
     "plain-lstm-cells": Entry(lambda: PlainCells(nn.LSTMCell), ("x[batch,time,5]",), 2),
