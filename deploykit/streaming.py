@@ -7,8 +7,7 @@ inputs and outputs pair up by sorted name.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from deploykit.backends._outputs import named_outputs
 from deploykit.errors import ExportError, ModelError, first_line
 from deploykit.types import BATCH, DimRange, Metric, ModelSpec, TensorSpec
+from deploykit.watching import watched
 
 if TYPE_CHECKING:
     from deploykit.types import Array, Feeds, Infer
@@ -177,7 +177,9 @@ class _Recorder(TorchFunctionMode):
 
 def _calls(spec: ModelSpec, sizes: Mapping[str, int]) -> list[_Call]:
     feeds = spec.feeds(0, **sizes)
-    with _paths(spec.module) as path, _Recorder(spec, path) as recorder, torch.no_grad():
+    running: list[str] = []
+    recorder = _Recorder(spec, lambda: running[-1] if running else "")
+    with watched(spec.module, running.append, lambda _: running.pop()), recorder, torch.no_grad():
         try:
             spec.run([torch.tensor(feeds[tensor.name]) for tensor in spec.inputs])
         except ExportError:
@@ -187,31 +189,7 @@ def _calls(spec: ModelSpec, sizes: Mapping[str, int]) -> list[_Call]:
             raise ModelError(
                 f"{spec.name} fails in PyTorch on the inputs {', '.join(map(str, spec.inputs))}: {first_line(error)}."
             ) from error
-    calls: list[_Call] = recorder.calls
-    return calls
-
-
-@contextlib.contextmanager
-def _paths(module: nn.Module) -> Iterator[Callable[[], str]]:
-    """Tells, while the module runs, the path of the part that is running."""
-    names = {id(part): name for name, part in module.named_modules()}
-    running: list[str] = []
-
-    def enter(part: nn.Module, _: Any) -> None:
-        running.append(names.get(id(part), ""))
-
-    def leave(*_: Any) -> None:
-        running.pop()
-
-    handles = [
-        nn.modules.module.register_module_forward_pre_hook(enter),
-        nn.modules.module.register_module_forward_hook(leave),
-    ]
-    try:
-        yield lambda: running[-1] if running else ""
-    finally:
-        for handle in handles:
-            handle.remove()
+    return recorder.calls
 
 
 def _batch(

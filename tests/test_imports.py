@@ -20,6 +20,7 @@ MODULES = sorted(
 TORCH = {f"deploykit.export.{name}" for name in ("_honest", "_lowering", "_packed", "_stream", "_trace")} | {
     "deploykit.probing",
     "deploykit.streaming",
+    "deploykit.watching",
 }
 
 

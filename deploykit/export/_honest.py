@@ -18,6 +18,7 @@ from deploykit.backends._outputs import named_outputs
 from deploykit.errors import DeploykitError, ModelError, first_line
 from deploykit.probing import integers
 from deploykit.types import ModelSpec
+from deploykit.watching import watched
 
 if TYPE_CHECKING:
     from deploykit.types import Array
@@ -111,32 +112,17 @@ def _seeded(seed: int) -> Iterator[None]:
         torch.set_rng_state(pytorch)
 
 
-@contextlib.contextmanager
-def _noting_draws(module: nn.Module, drawn: _Drawn | None) -> Iterator[None]:
+def _noting_draws(module: nn.Module, drawn: _Drawn | None) -> contextlib.AbstractContextManager[None]:
     if drawn is None:
-        yield
-        return
-    names = {id(part): name for name, part in module.named_modules()}
+        return contextlib.nullcontext()
     entered: list[Tensor] = []
 
-    def enter(part: nn.Module, _: Any) -> None:
-        if id(part) in names:
-            entered.append(torch.get_rng_state())
-
-    def leave(part: nn.Module, *_: Any) -> None:
+    def leave(path: str) -> None:
         # Inner modules are left first, so the first name that is noted is the innermost.
-        if id(part) in names and entered and not torch.equal(entered.pop(), torch.get_rng_state()):
-            drawn.modules.append(names[id(part)])
+        if not torch.equal(entered.pop(), torch.get_rng_state()):
+            drawn.modules.append(path)
 
-    handles = [
-        nn.modules.module.register_module_forward_pre_hook(enter),
-        nn.modules.module.register_module_forward_hook(leave),
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    return watched(module, lambda _: entered.append(torch.get_rng_state()), leave)
 
 
 def _at(paths: Sequence[str]) -> str:

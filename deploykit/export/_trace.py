@@ -20,6 +20,7 @@ from deploykit.export._explain import explained
 from deploykit.export._lowering import Lowering, lowered
 from deploykit.export._packed import TracedPacker
 from deploykit.types import DimRange, ModelSpec
+from deploykit.watching import watched
 
 if TYPE_CHECKING:
     import onnx
@@ -195,7 +196,9 @@ def _program(spec: ModelSpec, mode: Lowering, packer: TracedPacker, place: Place
     feeds = spec.feeds(0, **example_sizes(spec))
     example = tuple(torch.from_numpy(feeds[tensor.name]) for tensor in spec.inputs)
     sizes: Any = _config.patch(backed_size_oblivious=way.oblivious)
-    with _watched(spec.module, place), sizes, lowered(mode, packer):
+    place.modules.clear()
+    seen = watched(spec.module, place.modules.append, lambda _: place.modules.pop())
+    with seen, sizes, lowered(mode, packer):
         flat = _Flat(spec).eval()
         return torch.export.export(
             flat,
@@ -227,31 +230,6 @@ def dynamic_shapes(spec: ModelSpec) -> tuple[Any, ...]:
         {axis: dims[dim] for axis, dim in enumerate(tensor.dims) if isinstance(dim, str)} for tensor in spec.inputs
     ]
     return (tuple(shapes),)
-
-
-@contextlib.contextmanager
-def _watched(module: nn.Module, place: Place) -> Iterator[None]:
-    """Note in ``place`` which modules are running."""
-    names = {id(part): name for name, part in module.named_modules()}
-    place.modules.clear()
-
-    def enter(part: nn.Module, _: Any) -> None:
-        if id(part) in names:
-            place.modules.append(names[id(part)])
-
-    def leave(part: nn.Module, *_: Any) -> None:
-        if id(part) in names and place.modules:
-            place.modules.pop()
-
-    handles = [
-        nn.modules.module.register_module_forward_pre_hook(enter),
-        nn.modules.module.register_module_forward_hook(leave),
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def translate(
