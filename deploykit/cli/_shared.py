@@ -127,11 +127,11 @@ def model_ref(config: Config, model: str | None, described: Described) -> ModelR
 
 
 def exported(config: Config, ref: ModelRef) -> Artifact:
-    """The newest export of that model; made now, and told on stderr, where there is none or it is out of date."""
+    """The newest float32 export of that model; made now, and told on stderr, where there is none or it is stale."""
     options = config.commands.get("export", {})
     output = Path(options["output"]) if "output" in options else None
     folder = config.build_dir if output is None else output.parent
-    found = artifacts.newest(folder, lambda made: made.format == "onnx" and ref.same_model(made.model))
+    found = artifacts.newest(folder, lambda made: _is_export(made, "float32") and ref.same_model(made.model))
     if found is not None:
         with _progress.steps(f"loading {found.name}"):
             current = loading.source_hash(loading.load(ref).module)
@@ -148,8 +148,9 @@ def export_now(config: Config, ref: ModelRef, output: Path | None, **options: An
     from deploykit.export import export
 
     name = loading.model_name(ref)
+    suffix = ".fp16.onnx" if options.get("precision") == "fp16" else ".onnx"
     with _progress.steps(f"exporting {name}") as step:
-        made = export(ref, output or config.build_dir / f"{name}.onnx", progress=step, **options)
+        made = export(ref, output or config.build_dir / f"{name}{suffix}", progress=step, **options)
     if made.verification is not None and not made.verification["same_weights_each_time"]:
         click.echo(
             f"warning: {ref.ref} has other weights each time it is called, so nothing can be held against this export "
@@ -160,15 +161,28 @@ def export_now(config: Config, ref: ModelRef, output: Path | None, **options: An
 
 
 def derived(config: Config, parent: Artifact) -> list[Artifact]:
-    """The newest artifact of each other format that was made from ``parent``, where it lies or in the build folder."""
+    """What belongs to an export: the newest float16 export of the same model, and of each format made from ``parent``.
+
+    They are looked for where ``parent`` lies and in the build folder.
+    """
+
+    def half(made: Artifact) -> bool:
+        same = parent.model is not None and parent.model.same_model(made.model)
+        return _is_export(made, "float16") and same and made.source_sha256 == parent.source_sha256
+
+    def of(kind: str) -> Callable[[Artifact], bool]:
+        return lambda made: made.format == kind and made.parent == parent.sha256
+
     folders = {parent.path.parent.resolve(): parent.path.parent, config.build_dir.resolve(): config.build_dir}
-    found: dict[str, Artifact] = {}
-    for folder in folders.values():
-        for kind in artifacts.FORMATS:
-            made = artifacts.newest(folder, lambda a, kind=kind: a.format == kind and a.parent == parent.sha256)  # type: ignore[misc]
-            if made is not None and (kind not in found or found[kind].created < made.created):
-                found[kind] = made
-    return list(found.values())
+    found: list[Artifact] = []
+    for fits in (half, *map(of, artifacts.FORMATS)):
+        made = [one for folder in folders.values() if (one := artifacts.newest(folder, fits)) is not None]
+        found += [max(made, key=lambda one: one.created)] if made else []
+    return found
+
+
+def _is_export(made: Artifact, precision: str) -> bool:
+    return made.format == "onnx" and made.precision == precision and made.parent is None
 
 
 def as_json(value: Any) -> str:

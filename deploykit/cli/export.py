@@ -18,7 +18,12 @@ from deploykit.units import size
 )
 @click.argument("model", required=False)
 @_shared.describe_options
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="The ONNX file; default: build/NAME.onnx.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="The ONNX file; default: build/NAME.onnx, or NAME.fp16.onnx.",
+)
 @click.option(
     "--opset",
     type=click.IntRange(OPSETS[0], OPSETS[-1]),

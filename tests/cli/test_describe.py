@@ -122,7 +122,12 @@ def test_the_project_file_describes_a_model_too(step: Path, run: Callable[..., R
     assert config.find(Path()).model == ModelRef("step.py:looped", inputs=("x[batch,time,4]",))
     result = run("export")
     assert result.exit_code == 0, result.output
-    assert artifacts.read(step / "build" / "looped.onnx").precision == "float16"
+    assert artifacts.read(step / "build" / "looped.fp16.onnx").precision == "float16"
+    # float32 is what the next command works on, and float16 is benched beside it.
+    assert run("quantize", "--int8").exit_code == 0
+    validated = run("validate", "--backend", "ort")
+    assert validated.exit_code == 0, validated.output
+    assert [name in validated.stdout for name in ("ort fp32", "ort fp16", "ort int8")] == [True] * 3
 
 
 def test_a_loop_at_a_fixed_time_is_unrolled_and_says_so(step: Path, run: Callable[..., Result]) -> None:

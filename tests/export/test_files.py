@@ -118,7 +118,7 @@ def test_fp16_is_fp16_throughout_and_says_its_error(
 ) -> None:
     result = run("export", more.ref, "--input", more.inputs[0], "--precision", "fp16", "--io-precision", io)
     assert result.exit_code == 0, result.output
-    made = artifacts.read(folder / "build" / "Net.onnx")
+    made = artifacts.read(folder / "build" / "Net.fp16.onnx")
     kind = {"fp32": "float32", "fp16": "float16"}[io]
     assert made.precision == "float16"
     assert [str(tensor) for tensor in (*made.inputs, *made.outputs)] == [
@@ -132,7 +132,7 @@ def test_fp16_is_fp16_throughout_and_says_its_error(
     assert made.verification is not None
     assert 1e-5 < max(check["max_abs"] for check in made.verification["checks"]) < 0.1
     assert "largest error" in result.stdout
-    assert run("validate", "build/Net.onnx", "--backend", "ort").exit_code == 0
+    assert run("validate", "build/Net.fp16.onnx", "--backend", "ort").exit_code == 0
 
 
 def test_what_float16_cannot_hold_is_refused(more: ModelRef, folder: Path) -> None:
