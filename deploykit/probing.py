@@ -21,7 +21,9 @@ from deploykit.types import BATCH, TIME, DimRange, ModelSpec, ValueRange
 if TYPE_CHECKING:
     from torch.nn.utils.rnn import PackedSequence
 
-_NOTE = "_deploykit_input"
+# Notes on a tensor: it holds an input's values, or numbers made of an input that has one for each row.
+_NOTE, _MADE_OF = "_deploykit_input", "_deploykit_made_of"
+_SORTS = frozenset({"sort", "topk"})
 
 # What leaves every value as it is: its result is still the input.
 _SAME = frozenset(
@@ -48,6 +50,8 @@ def with_ranges(spec: ModelSpec) -> ModelSpec:
     for tensor in spec.inputs:
         value = torch.tensor(feeds[tensor.name])
         setattr(value, _NOTE, tensor.name)
+        if len(tensor.dims) == 1 and tensor.name in integers(spec):
+            setattr(value, _MADE_OF, tensor.name)
         inputs.append(value)
     # Whatever goes wrong here goes wrong again when the model is run in earnest, and is told then.
     with packing.answered_by(watch), watch, torch.no_grad(), contextlib.suppress(Exception):
@@ -63,6 +67,7 @@ class _Watch(TorchFunctionMode):
         self._time = TIME if TIME in spec.dynamic else None
         self._pack = packing.original("pack_padded_sequence")
         self._pad = packing.original("pad_packed_sequence")
+        self._listed = ""
         self.found: dict[str, ValueRange] = {}
 
     def __torch_function__(
@@ -76,16 +81,24 @@ class _Watch(TorchFunctionMode):
             high = rows - 1 if known is None or isinstance(known.high, str) else min(rows - 1, known.high)
             self.found[source] = ValueRange(0, high)
         result = func(*args, **(kwargs or {}))
-        if name in _SAME and args and isinstance(result, Tensor) and (source := _source(args[0])):
-            setattr(result, _NOTE, source)
+        if name == "tolist" and (source := _source(args[0], _MADE_OF)):
+            self._listed = source
+        made_of = next((source for one in args if (source := _source(one, _MADE_OF))), "")
+        for made in result if name in _SORTS else (result,):
+            if isinstance(made, Tensor) and made_of and made.dim() == 1:
+                setattr(made, _MADE_OF, made_of)
+            if isinstance(made, Tensor) and name in _SAME and (source := _source(args[0])):
+                setattr(made, _NOTE, source)
         return result
 
     def pack(self, x: Tensor, lengths: Any, batch_first: bool, enforce_sorted: bool) -> PackedSequence:
-        source = _source(lengths)
+        source = _source(lengths, _MADE_OF) or (self._listed if isinstance(lengths, list) else "")
         time = x.shape[1] if batch_first else x.shape[0]
         if source:
-            self.found[source] = ValueRange(1, self._time or time, descending=enforce_sorted)
-            lengths = torch.full_like(lengths, time)  # noise may be 0, and the run has to go on
+            # Lengths that the model has made of others, halved or sorted, need no order of the input.
+            given = isinstance(lengths, list) or bool(_source(lengths))
+            self.found[source] = ValueRange(1, self._time or time, descending=enforce_sorted and given)
+            lengths = torch.full((len(lengths),), time)  # noise may be 0, and the run has to go on
         packed: PackedSequence = self._pack(x, lengths, batch_first, enforce_sorted)
         return packed
 
@@ -96,5 +109,5 @@ class _Watch(TorchFunctionMode):
         return padded
 
 
-def _source(value: Any) -> str:
-    return getattr(value, _NOTE, "") if isinstance(value, Tensor) else ""
+def _source(value: Any, note: str = _NOTE) -> str:
+    return getattr(value, note, "") if isinstance(value, Tensor) else ""

@@ -7,6 +7,7 @@ inputs and outputs pair up by sorted name.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -111,7 +112,11 @@ class _Carry(TorchFunctionMode):
             return func(*args, **(kwargs or {}))
         states = [state.transpose(0, 1).contiguous() for state in next(self._given)]
         x, _, *rest = args
-        y, *last = func(x, states if _name(func) == "lstm" else states[0], *rest)
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", "LSTM with projections"
+            )  # says that it is slower, of PyTorch's own kernel
+            y, *last = func(x, states if _name(func) == "lstm" else states[0], *rest)
         self.finals += [state.transpose(0, 1) for state in last]
         return (y, *last)
 
@@ -156,7 +161,9 @@ class _Recorder(TorchFunctionMode):
             )
         if name in _LAYERS:
             self._note(name, args)
-        return func(*args, **(kwargs or {}))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "LSTM with projections")
+            return func(*args, **(kwargs or {}))
 
     def _note(self, kind: str, args: tuple[Any, ...]) -> None:
         layer = f"its layer {path}" if (path := self._path()) else "its layer"

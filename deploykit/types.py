@@ -177,6 +177,13 @@ class ModelSpec:
         return self.module(*tensors) if self.call is None else self.call(self.module, tensors)
 
 
+def unknown_inputs(spec: ModelSpec) -> list[str]:
+    """Inputs whose noise may well be senseless: integers and booleans of which nothing is known."""
+    if spec.sample is not None:
+        return []
+    return [one.name for one in spec.inputs if not one.dtype.startswith("float") and one.name not in spec.ranges]
+
+
 def dynamic_dims(inputs: Iterable[TensorSpec]) -> tuple[str, ...]:
     """Names of all dynamic dims, in order of first appearance."""
     return tuple(dict.fromkeys(dim for spec in inputs for dim in spec.dynamic))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -9,6 +13,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from deploykit.probing import with_ranges
 from deploykit.types import ModelSpec, TensorSpec, ValueRange
+from tests.export.agree import assert_agrees
 
 TEXT = TensorSpec("text", "int64", ("batch", "time"))
 LENGTHS = TensorSpec("lengths", "int64", ("batch",))
@@ -77,6 +82,29 @@ def test_an_embedding_used_with_two_inputs_and_one_input_used_with_two() -> None
             return self.one(text) + self.other(text)  # type: ignore[no-any-return]
 
     assert with_ranges(ModelSpec(Two().eval(), (TEXT,))).ranges == {"text": ValueRange(0, 6)}
+
+
+@pytest.mark.parametrize("kind", ["sorted", "halved", "listed", "ints"])
+def test_lengths_that_the_model_makes_of_an_input(kind: str) -> None:
+    class Derived(Sorted):
+        def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+            made: Any = lengths
+            if kind == "sorted":
+                made, order = lengths.sort(descending=True)
+                x = x[order]
+            elif kind == "halved":
+                x, made = x[:, ::2], torch.div(lengths + 1, 2, rounding_mode="floor")
+            elif kind == "listed":
+                made = lengths.tolist()
+            else:
+                made = lengths.int()
+            packed = pack_padded_sequence(x, made, batch_first=True, enforce_sorted=kind != "halved")
+            return self.rnn(packed)[1]  # type: ignore[no-any-return]
+
+    spec = with_ranges(ModelSpec(Derived().eval(), (TensorSpec("x", "float32", ("batch", "time", 4)), LENGTHS)))
+    assert spec.ranges == {"lengths": ValueRange(1, "time", descending=kind in ("listed", "ints"))}
+    spec.run([torch.from_numpy(value) for value in spec.feeds(3, batch=9, time=20).values()])
+    assert_agrees(replace(spec, module=spec.module.requires_grad_(False)))
 
 
 def test_a_spec_with_a_sample_and_one_without_integers_stay_as_they_are() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,7 +78,7 @@ def targets(config: Config, named: Sequence[str], ref: ModelRef) -> tuple[Artifa
         if len(named) > 1:
             raise UsageError(f"name one model or several artifacts, not {len(named)} models: {', '.join(named)}.")
         parent = _shared.exported(config, ref)
-        return Artifact.of_model(ref, loading.model_name(ref)), [parent, *_shared.derived(config, parent)]
+        return reference(ref, [parent]), [parent, *_shared.derived(config, parent)]
     if len(files) < len(named):
         raise UsageError(f"name either a model or artifacts, not both: {', '.join(named)}.")
     found = [_shared.artifact_at(name) for name in files]
@@ -93,7 +94,14 @@ def targets(config: Config, named: Sequence[str], ref: ModelRef) -> tuple[Artifa
                 f"{found[0].path} and {artifact.path} come from different models: bench them one after the other."
             )
     assert model is not None
-    return Artifact.of_model(model, found[0].name), found
+    return reference(model, found), found
+
+
+def reference(model: ModelRef, artifacts: Sequence[Artifact]) -> Artifact:
+    """The PyTorch model, asked for no sizes that its artifacts are not declared for."""
+    bounds = {name: bounds for artifact in artifacts for name, bounds in artifact.dims.items()}
+    dims = (*model.dims, *(f"{name}={size.low}:{size.high}" for name, size in bounds.items()))
+    return Artifact.of_model(replace(model, dims=dims), loading.model_name(model))
 
 
 def plan(

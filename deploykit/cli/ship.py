@@ -42,7 +42,6 @@ def command(
     threads: int,
     json_target: str | None,
 ) -> None:
-    from deploykit.artifact import Artifact
     from deploykit.bench.engine import Settings
     from deploykit.bench.report import to_json
 
@@ -58,7 +57,7 @@ def command(
     if talk:
         quantize_command.show(quantized, exported)
         click.echo()
-    reference = Artifact.of_model(ref, name)
+    reference = _bench.reference(ref, [exported])
     subjects = _bench.plan(_bench.wanted_backends((_bench.ALL,)), reference, [exported, quantized])
     report = _bench.run(subjects, reference, Settings(batches=batch, times=times, threads=threads))
     path = folder / "report.json"

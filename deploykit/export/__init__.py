@@ -31,7 +31,8 @@ class Exported:
     """An ONNX graph and what is known of it.
 
     ``layers`` is how many recurrent operators it must hold; None where loops over cells were folded, whose number
-    depends on what the loops do. ``notes`` are sentences that a user has to know.
+    depends on what the loops do; ``looped`` is then the dim that they run along. ``notes`` are sentences that a user
+    has to know, and ``hint`` says what is most likely wrong if the file turns out to differ from PyTorch.
     """
 
     model: onnx.ModelProto
@@ -39,6 +40,8 @@ class Exported:
     layers: int | None
     dims: dict[str, DimRange] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    looped: str | None = None
+    hint: str = ""
 
 
 def export(
@@ -85,9 +88,9 @@ def export(
     if exported.notes:
         verification["notes"] = list(exported.notes)
     if verify:
-        bound = _verify.TOLERANCES[PRECISIONS[precision]]
+        bound = _verify.TOLERANCES["float16" if _is_half(spec) else PRECISIONS[precision]]
         try:
-            checks = _verify.compare(files, spec, outputs, bound)
+            checks = _verify.compare(files, spec, outputs, bound, looped=exported.looped, hint=exported.hint)
         except ExportError as error:
             if not (loading.is_program(ref) and (ref.inputs or ref.axes)):
                 raise
@@ -128,6 +131,7 @@ def to_onnx(spec: ModelSpec, opset: int = DEFAULT_OPSET) -> Exported:
 
     if opset not in OPSETS:
         raise ExportError(f"opset {opset} is not one that deploykit exports: choose {OPSETS[0]} to {OPSETS[-1]}.")
+    _require_float(spec)
     sizes = _trace.example_sizes(spec)
     names = tuple(_honest.checked_outputs(spec, spec.feeds(0, **sizes), spec.feeds(1, **sizes)))
     with _trace.quiet():
@@ -137,7 +141,7 @@ def to_onnx(spec: ModelSpec, opset: int = DEFAULT_OPSET) -> Exported:
             looped = _explain.specialized(failure.error)
             if looped is None:
                 raise ExportError(f"{spec.name} cannot be exported: {failure.told}.") from failure.error
-            exported = _looped(spec, names, opset, looped, failure.told)
+            exported = _looped(spec, names, opset, looped)
     _clean.clean(exported.model, spec.module)
     outputs = tuple(artifacts.tensor_spec(value) for value in exported.model.graph.output)
     return replace(exported, outputs=spec.outputs or outputs)
@@ -160,10 +164,11 @@ def _traced(spec: ModelSpec, names: tuple[str, ...], opset: int, finish: bool = 
             f"a loop over its cells is unrolled: the file works at the {traced.unrolled} steps that it is typed for."
         )
     notes += [_bound_note(name, size) for name, size in traced.dims.items() if size != spec.dims.get(name)]
-    return Exported(model, (), traced.layers, dict(traced.dims), tuple(notes))
+    hint = "a sum or mean over the data of a packed sequence counts the padding: pad it first" if traced.packs else ""
+    return Exported(model, (), traced.layers, dict(traced.dims), tuple(notes), hint=hint)
 
 
-def _looped(spec: ModelSpec, names: tuple[str, ...], opset: int, dim: str, told: str) -> Exported:
+def _looped(spec: ModelSpec, names: tuple[str, ...], opset: int, dim: str) -> Exported:
     """Of a model that loops over ``dim`` in Python: traced at two lengths, and folded back into a loop."""
     from deploykit.export import _fold, _loops, _trace
 
@@ -178,11 +183,16 @@ def _looped(spec: ModelSpec, names: tuple[str, ...], opset: int, dim: str, told:
     except (_loops.NotALoop, _trace.TraceError, AssertionError, ValueError, KeyError, IndexError) as error:
         why = first_line(error)
         raise ExportError(
-            f"{spec.name} cannot be exported with a dynamic {dim}: {told} (folding its loop failed: {why})."
+            f"{spec.name} cannot be exported with a dynamic {dim}: its code loops over it in Python, or uses it as a "
+            f"plain number, in a way that could not be made a loop of the file ({why}); write {dim} as a number in "
+            "--input, and the file is made for that size."
         ) from error
     _fold.fold(model)
     model = _finished(model, opset)
-    return Exported(model, (), None, dict(spec.dims), short.notes)
+    hint = (
+        f"its code may do something else at other sizes of {dim} than at {' and '.join(map(str, _trace.LOOP_LENGTHS))}"
+    )
+    return Exported(model, (), None, dict(spec.dims), short.notes, dim, hint)
 
 
 def _finished(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
@@ -197,8 +207,26 @@ def _finished(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
 
 
 def _bound_note(name: str, size: DimRange) -> str:
-    at_most = f" to {size.high}" if size.high < DimRange().high else " up"
-    return f"its code works for {name} from {size.low}{at_most}: that is what the file is declared for."
+    return f"its code works for {name} from {size.low} up, and so does the file."
+
+
+def _is_half(spec: ModelSpec) -> bool:
+    """Whether the model itself computes in float16, at least in part."""
+    import torch
+
+    stored = (*spec.module.parameters(), *spec.module.buffers())
+    return any(tensor.dtype == torch.float16 for tensor in stored)
+
+
+def _require_float(spec: ModelSpec) -> None:
+    import torch
+
+    for name, tensor in spec.module.named_parameters():
+        if tensor.dtype in (torch.float64, torch.bfloat16):
+            raise ExportError(
+                f"{spec.name} holds {name} as {str(tensor.dtype).removeprefix('torch.')}, and onnxruntime's recurrent "
+                "operators do not compute in that: call .float() on the model in its factory."
+            )
 
 
 def _told_inputs(spec: ModelSpec, ref: ModelRef) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
@@ -83,7 +84,9 @@ def _scope(node: onnx.NodeProto) -> list[str]:
 
 def _name_nodes(graph: onnx.GraphProto, taken: set[str]) -> None:
     for node in graph.node:
-        node.name = _unique("/".join([*_scope(node), node.op_type]), taken)
+        # A loop has the metadata of whichever node it was made from.
+        scope = [] if node.op_type == "Scan" else _scope(node)
+        node.name = _unique("/".join([*scope, node.op_type]), taken)
         for attribute in node.attribute:
             if attribute.HasField("g"):
                 _name_nodes(attribute.g, taken)
@@ -109,13 +112,16 @@ def _rename_weights(graph: onnx.GraphProto) -> None:
 
 
 def _rename_dims(graph: onnx.GraphProto) -> None:
-    """``length`` for what PyTorch calls u0: a size that depends on values, like the length of a batch's longest row."""
+    """``length`` for what PyTorch calls u0, a size that depends on values; formulas without needless brackets."""
     names: dict[str, str] = {}
     for value in graph.output:
         for dim in value.type.tensor_type.shape.dim:
             if re.fullmatch(r"u\d+", dim.dim_param):
                 number = "" if not names else f"_{len(names) + 1}"
                 dim.dim_param = names.setdefault(dim.dim_param, f"length{number}")
+            elif dim.dim_param and not dim.dim_param.isidentifier():
+                with contextlib.suppress(SyntaxError):  # a formula that Python would not write so
+                    dim.dim_param = ast.unparse(ast.parse(dim.dim_param, mode="eval"))
 
 
 def _rename_inputs(graph: onnx.GraphProto, renamed: Mapping[str, str]) -> None:

@@ -18,6 +18,8 @@ _COMPLEX = re.compile(r"complex|aten[.:]+_?fft|stft|view_as_real|polar")
 def explained(error: Exception, place: Place, program: ExportedProgram | None = None) -> str:
     """One clause for what torch.export or torch.onnx raised; ``program`` is the traced one, if tracing succeeded."""
     told, whole = root(error), _whole(error)
+    if "inconsistent min" in told:
+        return "its code branches on a size in a way that PyTorch cannot follow: compute with sizes without an `if`"
     if fixed := re.search(r"Constraints violated \(([^)]*)\)", told):
         return _fixed(fixed[1], whole)
     missing = re.search(r"No ONNX function found for <OpOverload\(op='([^']+)'", whole)
@@ -58,6 +60,11 @@ def _fixed(dims: str, whole: str) -> str:
     first = dims.split(",", maxsplit=1)[0].strip()
     if guards:
         guard = re.sub(r"L\['[^']*'\](?:\[\d+\])?\.size\(\)\[\d+\]", first, guards[0].strip().rstrip("."))
+        if "%" in guard:
+            return (
+                f"its code takes one path for sizes of {first} with {guard} and another for the rest, and a file holds "
+                "one path: compute what to pad or cut without an `if` (padding by 0 is allowed)"
+            )
         return (
             f"its code does not allow every size of {dims}: PyTorch asks for {guard}; "
             f"bound the sizes with --dim {first}=LOW:HIGH"

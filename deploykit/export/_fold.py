@@ -117,20 +117,16 @@ def _evaluate(
     model: onnx.ModelProto, nodes: list[onnx.NodeProto], constants: dict[str, onnx.TensorProto], wanted: list[str]
 ) -> dict[str, Array]:
     produced = {name for node in nodes for name in node.output}
-    used = {name for node in nodes for name in node.input if name} - produced
-    initializers = []
-    for name in sorted(used):
-        tensor = onnx.TensorProto()
-        tensor.CopyFrom(constants[name])
-        tensor.name = name
-        initializers.append(tensor)
-    outputs = [onnx.helper.make_empty_tensor_value_info(name) for name in wanted]
+    used = sorted({name for node in nodes for name in node.input if name} - produced)
+    # As inputs, since large initializers would be copied once more.
+    inputs, outputs = ([onnx.helper.make_empty_tensor_value_info(name) for name in names] for names in (used, wanted))
     part = onnx.helper.make_model(
-        onnx.helper.make_graph(nodes, "constants", [], outputs, initializers),
+        onnx.helper.make_graph(nodes, "constants", inputs, outputs),
         opset_imports=[*model.opset_import],
         ir_version=model.ir_version,
     )
-    values = ReferenceEvaluator(part, new_ops=[PseudoInverse]).run(None, {})
+    feeds = {name: numpy_helper.to_array(constants[name]) for name in used}
+    values = ReferenceEvaluator(part, new_ops=[PseudoInverse]).run(None, feeds)
     return {name: np.ascontiguousarray(value) for name, value in zip(wanted, values, strict=True)}
 
 

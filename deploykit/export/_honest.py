@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from deploykit.backends._outputs import named_outputs
 from deploykit.errors import DeploykitError, ModelError, first_line
-from deploykit.probing import integers
-from deploykit.types import ModelSpec
+from deploykit.types import ModelSpec, unknown_inputs
 from deploykit.watching import watched
 
 if TYPE_CHECKING:
@@ -35,6 +34,11 @@ def checked_outputs(spec: ModelSpec, feeds: Mapping[str, Array], other: Mapping[
     used, fresh = _copied(spec), _copied(spec)
     drawn = _Drawn()
     first = _run(used, feeds, seed=1, drawn=drawn)
+    if trained := [name for name, part in used.module.named_modules() if part.training and _depends_on_mode(part)]:
+        raise ModelError(
+            f"{spec.name} puts {trained[0]} into training mode in its forward, where it does not compute what it was "
+            "trained for: leave it in eval mode."
+        )
     if not _same(first, _run(fresh, feeds, seed=2)):
         raise ModelError(
             f"{spec.name} draws random numbers{_at(drawn.modules)}, and an ONNX file would not: take them as an input, "
@@ -86,7 +90,7 @@ def _run(spec: ModelSpec, feeds: Mapping[str, Array], seed: int, drawn: _Drawn |
         shapes = ", ".join(map(str, spec.inputs))
         while error.__cause__ is not None and isinstance(error.__cause__, Exception):
             error = error.__cause__
-        unknown = [name for name in integers(spec) if name not in spec.ranges] if spec.sample is None else []
+        unknown = unknown_inputs(spec)
         hint = f"; {', '.join(unknown)} held 0 and 1 only: give real values with --example" if unknown else ""
         raise ModelError(f"{spec.name} fails in PyTorch on the inputs {shapes}: {first_line(error)}{hint}.") from error
     for tensor, value in zip(spec.inputs, inputs, strict=True):
@@ -123,6 +127,10 @@ def _noting_draws(module: nn.Module, drawn: _Drawn | None) -> contextlib.Abstrac
             drawn.modules.append(path)
 
     return watched(module, lambda _: entered.append(torch.get_rng_state()), leave)
+
+
+def _depends_on_mode(part: nn.Module) -> bool:
+    return isinstance(part, (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd))
 
 
 def _at(paths: Sequence[str]) -> str:

@@ -68,7 +68,7 @@ def _folded(model: ir.Model, size: int) -> Editor:
         found += 1
         simplify(editor)
     if not found:
-        raise NotALoop(reason or "there is no loop in it")
+        raise NotALoop(reason or "no steps that repeat each other were found, one for each element of the time axis")
     return editor
 
 

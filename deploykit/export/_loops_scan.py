@@ -32,11 +32,11 @@ def fold(editor: Editor, steps: Steps, match: Match, states_only: bool) -> str:
     if not states_only:
         uses = {value: use for value, use in uses.items() if use.stacks}
     if not uses:
-        return "its steps do not depend on each other"
+        return "no state was found that every step makes of the one before in the same way"
     for value, use in uses.items():
         complete = len(match.chains[value]) == match.length
         if not complete or (use.steps - {match.length - 1} and use.steps != set(range(match.length))):
-            return f"what single steps compute ({value.name}) is read after the loop"
+            return "some steps compute, or hand on, what others do not"
     folding = _Folding(editor, steps, match)
     try:
         folding.run(uses, states_only)

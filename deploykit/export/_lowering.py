@@ -15,6 +15,7 @@ from unittest import mock
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
 
 from deploykit import packing
@@ -143,6 +144,7 @@ def lowered(mode: Lowering, packer: _packed.TracedPacker) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for patch in unchecked:
             stack.enter_context(patch)
+        stack.enter_context(mock.patch.object(FakeTensor, "tolist", _packed.Listed, create=True))
         stack.enter_context(packing.answered_by(packer))
         stack.enter_context(mode)
         yield

@@ -9,7 +9,7 @@ operators take the padded tensor and ``sequence_lens`` instead, in any order. So
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -49,6 +49,21 @@ class Packing:
         return torch.arange(self.time).unsqueeze(1) < self.lengths.unsqueeze(0)
 
 
+class Listed:
+    """What ``tolist`` gives in a trace: it may go where lengths go, and there is still the tensor; it is no list."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+    def _refuse(self, *_: Any) -> NoReturn:
+        raise ExportError(
+            "its code makes a Python list of a tensor and works on that, which is fixed in a trace: work on the tensor"
+        )
+
+    __iter__ = __len__ = __getitem__ = __bool__ = __contains__ = __add__ = __mul__ = __eq__ = __float__ = _refuse
+    __hash__ = None  # type: ignore[assignment]
+
+
 def packing(batch_sizes: Tensor) -> Packing:
     """What the ``batch_sizes`` of a packed sequence stand for.
 
@@ -74,16 +89,19 @@ class TracedPacker:
     """Packs and pads in a trace (``deploykit.packing.Packer``).
 
     ``trim`` says whether what is padded again ends at its longest row, as in PyTorch, or keeps the time axis it had.
-    ``trims`` counts how often that made a difference.
+    ``packs`` counts the sequences, ``trims`` those that end at their longest row.
     """
 
     def __init__(self, trim: bool) -> None:
         self._trim = trim
+        self.packs = 0
         self.trims = 0
 
     def pack(self, x: Tensor, lengths: Any, batch_first: bool, enforce_sorted: bool) -> PackedSequence:
         """Rows stay in their order, whether or not PyTorch would want them sorted."""
+        self.packs += 1
         x = x.transpose(0, 1) if batch_first else x
+        lengths = lengths.tensor if isinstance(lengths, Listed) else lengths
         counts = lengths if isinstance(lengths, Tensor) else torch.as_tensor(lengths, dtype=torch.int64)
         made = Packing(counts.to(torch.int64), counts.to(torch.int32), x.shape[0], x.shape[1])
         # As many entries as there are steps, and not as the longest row has: only its first is ever asked for.

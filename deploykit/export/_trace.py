@@ -51,6 +51,9 @@ _WAYS = (_Way(False, False), _Way(True, False), _Way(True, True))
 #: The two lengths at which a Python loop is traced, to be folded back.
 LOOP_LENGTHS = (6, 7)
 
+_FILLED = "the longest row of a batch fills its time axis, as this code needs in PyTorch too"
+_FILLS = re.compile(r"Eq\((?:u\d+, s\d+|s\d+, u\d+)\)")
+
 # What torch.export suggests where the code works from some size on: "time = Dim('time', min=3, max=80)".
 _SUGGESTED = re.compile(r"^\s*(\w+) = Dim\('\w+'(?:, min=(\d+))?(?:, max=(\d+))?\)\s*$", re.MULTILINE)
 
@@ -60,14 +63,15 @@ class Traced:
     """A traced model.
 
     ``layers`` counts the recurrent operators in it; ``unrolled`` is the number of steps of a loop over cells, 0 without
-    one; ``dims`` are the bounds of the dynamic dims, those that the code itself sets among them; ``assumes`` says in
-    clauses what the program takes for granted about its inputs.
+    one; ``dims`` are the bounds of the dynamic dims, those that the code itself sets among them; ``packs`` counts
+    packed sequences; ``assumes`` says in clauses what the program takes for granted about its inputs.
     """
 
     program: ExportedProgram
     layers: int
     unrolled: int
     dims: Mapping[str, DimRange]
+    packs: int = 0
     assumes: tuple[str, ...] = ()
 
 
@@ -131,22 +135,19 @@ def _trace_either_way(spec: ModelSpec, place: Place) -> Traced:
     # A mask of the whole time axis meets what was padded to the longest row only: in PyTorch itself that works only
     # for batches whose longest row fills the time axis.
     traced = _trace_within(spec, dict(spec.dims), place, trim=False)
-    return replace(
-        traced, assumes=("the longest row of a batch fills its time axis, as this code needs in PyTorch too",)
-    )
+    return replace(traced, assumes=(_FILLED,))
 
 
 def _trace_within(spec: ModelSpec, bounds: dict[str, DimRange], place: Place, trim: bool) -> Traced:
-    ways = list(_WAYS)
+    ways, failure = list(_WAYS), None
     while True:
         mode, packer = Lowering(), TracedPacker(trim)
         try:
             program = _program(replace(spec, dims=bounds), mode, packer, place, ways[0])
-            return Traced(program, mode.layers, _unrolled(spec.module, mode.cells), bounds)
         except Exception as error:
             place.function, place.trims = mode.failed, packer.trims
-            told = str(error)
-            if "Constraints violated" not in told or "specialized it to be a constant" in told:
+            told, failure = str(error), error
+            if not re.search(r"Constraints violated|inconsistent min", told) or "specialized it to be a" in told:
                 raise
             narrowed = _narrowed(told, bounds, spec) if ways[0].oblivious else None
             if narrowed is not None:
@@ -155,6 +156,25 @@ def _trace_within(spec: ModelSpec, bounds: dict[str, DimRange], place: Place, tr
                 ways.pop(0)
             else:
                 raise
+            continue
+        conditions = _conditions(program)
+        if failure is not None and any(map(_takes_one_path, conditions)):
+            raise failure
+        assumes = (_FILLED,) if any(map(_FILLS.fullmatch, conditions)) else ()
+        return Traced(program, mode.layers, _unrolled(spec.module, mode.cells), bounds, packer.packs, assumes)
+
+
+def _conditions(program: ExportedProgram) -> list[str]:
+    """What the program would check at run time, as PyTorch writes it: ``Ne(Mod(s85, 2), 0)``."""
+    told = [str(argument) for node in program.graph.nodes if "_assert" in str(node.target) for argument in node.args]
+    return re.findall(r"failed for expression (.+?) on node", "\n".join(told))
+
+
+def _takes_one_path(condition: str) -> bool:
+    """Whether the code branches on a size, of which a program holds one path; on size 1 it is PyTorch that branches."""
+    if re.search(r"\bu\d", condition):  # a size that depends on values
+        return False
+    return ("Mod(" in condition and condition.startswith("Ne(")) or " < " in condition or " <= " in condition
 
 
 def _unrolled(module: nn.Module, calls: int) -> int:
@@ -167,10 +187,10 @@ def _narrowed(told: str, bounds: Mapping[str, DimRange], spec: ModelSpec) -> dic
     """The bounds that PyTorch asks for, unless it asks for more than those, or the user set other ones."""
     if "Suggested fixes" not in told:
         return None
-    suggested = {
-        name: DimRange(int(low or 1), min(int(high or 2**31 - 1), 2**31 - 1))
-        for name, low, high in _SUGGESTED.findall(told)
-    }
+    suggestions = _SUGGESTED.findall(told)
+    if any(high and int(high) < 2**31 - 1 for *_, high in suggestions):
+        return None  # above that the code does something else, which is for the user to know
+    suggested = {name: DimRange(int(low or 1)) for name, low, _ in suggestions}
     others = re.search(r"^\s*\w+ = (?!Dim\()", told.split("Suggested fixes")[1], re.MULTILINE)
     if not suggested or others or suggested.keys() & spec.dims.keys() or {**bounds, **suggested} == bounds:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -11,7 +12,7 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from deploykit.errors import ExportError
+from deploykit.errors import DeploykitError, ExportError
 from deploykit.export import _verify, to_onnx
 from deploykit.types import DimRange, ModelSpec, TensorSpec
 
@@ -79,6 +80,116 @@ def test_sizes_stay_within_the_declared_ranges() -> None:
     inputs = (TensorSpec("x", "float32", ("batch", "time", "bands")),)
     spec = ModelSpec(nn.Identity(), inputs, dims={"time": DimRange(4, 30), "bands": DimRange(8, 8)})
     sizes = _verify.verification_sizes(spec)
-    assert [size["time"] for size in sizes] == [4, 30, 23]
+    assert [size["time"] for size in sizes] == [4, 30, 24, 30]
     assert {size["bands"] for size in sizes} == {8}
     assert _verify.verification_sizes(ModelSpec(nn.Identity(), (TensorSpec("x", "float32", (2, 3)),))) == [{}]
+
+
+def exported_with(module: nn.Module, **dims: DimRange) -> None:
+    """Export and compare, as the command does."""
+    spec = ModelSpec(
+        module.eval().requires_grad_(False), (TensorSpec("x", "float32", ("batch", "time", 4)),), dims=dims
+    )
+    made = to_onnx(spec)
+    files = {"a.onnx": made.model.SerializeToString()}
+    _verify.compare(files, replace(spec, dims=made.dims), made.outputs, looped=made.looped, hint=made.hint)
+
+
+class Parity(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.GRU(4, 5, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.shape[1] % 2:
+            x = torch.nn.functional.pad(x, (0, 0, 0, 1))
+        return self.rnn(x)[1][0]  # type: ignore[no-any-return]
+
+
+class Padded(Parity):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.nn.functional.pad(x, (0, 0, 0, (-x.shape[1]) % 4))
+        return self.rnn(x.reshape(x.shape[0], -1, 4))[0]  # type: ignore[no-any-return]
+
+
+class Pieces(Parity):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h, outputs = None, []
+        for piece in torch.split(x, 16, dim=1):
+            y, h = self.rnn(piece, h)
+            outputs.append(y)
+        return torch.cat(outputs, dim=1)
+
+
+class Cells(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(4, 5)
+
+
+class CutLoop(Cells):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x[:, :80] if x.shape[1] > 80 else x
+        h, outputs = x.new_zeros(x.shape[0], 5), []
+        for t in range(x.shape[1]):
+            h = self.cell(x[:, t], h)
+            outputs.append(h)
+        return torch.stack(outputs, dim=1)
+
+
+class ResetLoop(Cells):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h, outputs = x.new_zeros(x.shape[0], 5), []
+        for t in range(x.shape[1]):
+            h = torch.zeros_like(h) if t % 64 == 63 else h
+            h = self.cell(x[:, t], h)
+            outputs.append(h)
+        return torch.stack(outputs, dim=1)
+
+
+class OddBatch(Parity):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.rnn(x)[0]
+        return y * 2 if x.shape[0] % 2 else y
+
+
+class Squeezed(Parity):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.rnn(x)[1][0].sum(-1).squeeze()  # type: ignore[no-any-return]
+
+
+class Trains(Parity):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.norm.train()
+        return self.norm(self.rnn(x)[1][0])  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("module", "told"),
+    [
+        (Parity(), r"one path for sizes of time with \(time % 2\) != 0"),
+        (OddBatch(), "at batch=1, time=1 differs from PyTorch .*may take another path at this size"),
+        (Pieces(), "PyTorch asks for time <= 16; bound the sizes with --dim time=LOW:HIGH"),
+        (CutLoop(), "may do something else at other sizes of time than at 6 and 7"),
+        (ResetLoop(), "may do something else at other sizes of time than at 6 and 7"),
+        (Squeezed(), "was declared: its code drops or adds dims by their size"),
+        (Trains(), "puts norm into training mode"),
+        (nn.GRU(4, 5, batch_first=True).double(), r"call .float\(\) on the model"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+)
+def test_code_that_does_something_else_at_another_size_is_never_exported_as_if_it_did_not(
+    module: nn.Module, told: str
+) -> None:
+    with pytest.raises(DeploykitError, match=told):
+        exported_with(module)
+
+
+def test_what_the_refusals_advise_works() -> None:
+    exported_with(Padded())
+    exported_with(Pieces(), time=DimRange(1, 16))
+    exported_with(Squeezed(), batch=DimRange(2, 64))
