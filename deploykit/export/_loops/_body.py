@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from deploykit.export._loops_graph import Editor, dims_of, inserted, removed
+from deploykit.export._loops._graph import Editor, dims_of, inserted, removed
 
 
 @dataclass

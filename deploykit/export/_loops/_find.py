@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from deploykit.export._loops_graph import attribute, attribute_key, constant_of, dims_of, int_of
+from deploykit.export._loops._graph import attribute, attribute_key, constant_of, dims_of, int_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

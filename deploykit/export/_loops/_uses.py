@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from deploykit.export._loops_find import Carried, Match
-from deploykit.export._loops_graph import Editor
+from deploykit.export._loops._find import Carried, Match
+from deploykit.export._loops._graph import Editor
 
 
 @dataclass

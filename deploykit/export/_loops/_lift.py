@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from deploykit.export._loops_body import Loop, Scanned, State, detach, write_scan
-from deploykit.export._loops_graph import (
+from deploykit.export._loops._body import Loop, Scanned, State, detach, write_scan
+from deploykit.export._loops._graph import (
     RECURRENT,
     Editor,
     attribute,

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from deploykit.export import _loops_lift
-from deploykit.export._loops_body import Loop, State
-from deploykit.export._loops_find import Carried, Computed, Constants, Family, Match, Steps, Varying
-from deploykit.export._loops_graph import (
+from deploykit.export._loops import _lift
+from deploykit.export._loops._body import Loop, State
+from deploykit.export._loops._find import Carried, Computed, Constants, Family, Match, Steps, Varying
+from deploykit.export._loops._graph import (
     Editor,
     NotALoop,
     attribute,
@@ -21,7 +21,7 @@ from deploykit.export._loops_graph import (
     static_dim,
     unsqueezed,
 )
-from deploykit.export._loops_uses import Uses, dependent, outside_uses
+from deploykit.export._loops._uses import Uses, dependent, outside_uses
 
 
 def fold(editor: Editor, steps: Steps, match: Match, states_only: bool) -> str:
@@ -80,7 +80,7 @@ class _Folding:
         # All of it is planned before anything in the graph changes: it may still turn out to be impossible.
         for finish in [self._plan(value, use, states_only) for value, use in uses.items()]:
             finish()
-        _loops_lift.write(self.loop, hoist=not self.shortfall)
+        _lift.write(self.loop, hoist=not self.shortfall)
 
     def _needed(self, roots: Iterable[ir.Value]) -> set[ir.Node | ir.Value]:
         """The nodes, and the picks, that the roots are computed from in this step and those before."""

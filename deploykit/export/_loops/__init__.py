@@ -15,9 +15,9 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from deploykit.export import _loops_find, _loops_scan
-from deploykit.export._loops_graph import Editor, NotALoop, constant_of, tidy
-from deploykit.export._loops_normalise import normalise, simplify
+from deploykit.export._loops import _find, _scan
+from deploykit.export._loops._graph import Editor, NotALoop, constant_of, tidy
+from deploykit.export._loops._normalise import normalise, simplify
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -74,17 +74,17 @@ def _folded(model: ir.Model, size: int) -> Editor:
 
 def _fold_one(editor: Editor) -> tuple[bool, str]:
     """Fold the first loop that can be, those with a state before plain repetition."""
-    picks = _loops_find.picks_as_steps(editor.graph, editor.size)
+    picks = _find.picks_as_steps(editor.graph, editor.size)
     reason = ""
     for states_only in (True, False):
         ways = picks if states_only else picks[:1]
-        pieces = _loops_find.pieces_as_steps(editor.graph, editor.size) if states_only else ()
+        pieces = _find.pieces_as_steps(editor.graph, editor.size) if states_only else ()
         for steps in (*ways, *pieces):
             for first, last in _ranges(steps.count):
-                match = _loops_find.match(steps, first, last)
+                match = _find.match(steps, first, last)
                 if match is None:
                     continue
-                why = _loops_scan.fold(editor, steps, match, states_only)
+                why = _scan.fold(editor, steps, match, states_only)
                 if not why:
                     return True, ""
                 reason = reason or why

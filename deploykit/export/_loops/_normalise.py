@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from deploykit.export._loops_graph import (
+from deploykit.export._loops._graph import (
     RECURRENT,
     Editor,
     attribute,
