@@ -54,13 +54,13 @@ def wanted_backends(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def model(config: Config, named: Sequence[str], described: _shared.Described) -> ModelRef:
+def model(config: Config, named: Sequence[str], described: ModelRef) -> ModelRef:
     """The model that the targets and options mean; of no use where the targets are artifacts, which name their own.
 
     Raises:
         UsageError: options that describe a model stand beside artifacts.
     """
-    if any(map(_is_file, named)) and described != _shared.Described():
+    if any(map(_is_file, named)) and described != _shared.NOTHING:
         options = ", ".join(f"--{name}" for name in _shared.DESCRIBING)
         raise UsageError(f"{options} describe a model, and an artifact names its own: leave them out.")
     return _shared.model_ref(config, named[0] if named else None, described)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,29 +55,21 @@ class NameList(_NameListType):
         return tuple(part.strip() for part in parts if part.strip())
 
 
-@dataclass(frozen=True)
-class Described:
-    """What the options of ``describe_options`` say of a model."""
-
-    weights: str | None = None
-    inputs: tuple[str, ...] = ()
-    dims: tuple[str, ...] = ()
-    example: str | None = None
-    axes: tuple[str, ...] = ()
-    streaming: bool = False
-
-
 #: The options that describe a model, by their long names: in the project file they stand at the top.
 DESCRIBING = ("weights", "input", "dim", "example", "dims", "streaming")
 
 
+#: What they say where none is given.
+NOTHING = ModelRef("")
+
+
 def describe_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What is to be known about a model besides its name; the command gets it all as ``described``."""
+    """What is to be known about a model besides its name; the command gets it as ``described``, a nameless ModelRef."""
 
     @functools.wraps(command)
     def collected(*args: Any, **options: Any) -> Any:
-        own = {field.name: options.pop(field.name) for field in fields(Described)}
-        return command(*args, described=Described(**own), **options)
+        own = {field.name: options.pop(field.name) for field in fields(ModelRef) if field.name != "ref"}
+        return command(*args, described=replace(NOTHING, **own), **options)
 
     for option in reversed(
         (
@@ -120,7 +112,7 @@ json_option = click.option(
 )
 
 
-def model_ref(config: Config, model: str | None, described: Described) -> ModelRef:
+def model_ref(config: Config, model: str | None, described: ModelRef) -> ModelRef:
     """The model that is meant: the project file's where none is named; options take the place of what the file says."""
     base = config.model if model is None or model == config.model.ref else ModelRef(model)
     return replace(base, **{name: value for name, value in vars(described).items() if value})

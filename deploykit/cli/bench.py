@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from deploykit.artifact import ModelRef
 from deploykit.cli import _bench, _shared
 from deploykit.config import Config
 
@@ -30,7 +31,7 @@ install; with `all` it is a row that says so.""",
 def command(
     config: Config,
     targets: tuple[str, ...],
-    described: _shared.Described,
+    described: ModelRef,
     backends: tuple[str, ...],
     batch: tuple[int, ...] | None,
     times: tuple[int, ...] | None,

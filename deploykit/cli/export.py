@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from deploykit.artifact import Artifact, manifest_path
+from deploykit.artifact import Artifact, ModelRef, manifest_path
 from deploykit.cli import _shared
 from deploykit.config import Config
 from deploykit.export import DEFAULT_OPSET, OPSETS
@@ -51,7 +51,7 @@ from deploykit.units import size
 def command(
     config: Config,
     model: str | None,
-    described: _shared.Described,
+    described: ModelRef,
     output: Path | None,
     opset: int,
     precision: str,

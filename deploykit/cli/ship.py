@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from deploykit import loading
+from deploykit.artifact import ModelRef
 from deploykit.cli import _bench, _shared
 from deploykit.cli import export as export_command
 from deploykit.cli import quantize as quantize_command
@@ -35,7 +36,7 @@ from deploykit.config import Config
 def command(
     config: Config,
     model: str | None,
-    described: _shared.Described,
+    described: ModelRef,
     output: Path | None,
     batch: tuple[int, ...] | None,
     times: tuple[int, ...] | None,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from deploykit.artifact import ModelRef
 from deploykit.cli import _bench, _shared
 from deploykit.config import Config
 
@@ -27,7 +28,7 @@ TARGETS as for `deploykit bench`. Ends with 0 when every answer lies within its 
 def command(
     config: Config,
     targets: tuple[str, ...],
-    described: _shared.Described,
+    described: ModelRef,
     backends: tuple[str, ...],
     batch: tuple[int, ...] | None,
     times: tuple[int, ...] | None,

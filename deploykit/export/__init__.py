@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from deploykit import artifact as artifacts
 from deploykit.artifact import Artifact, ModelRef
 from deploykit.errors import ExportError, first_line
-from deploykit.types import DimRange, ModelSpec, TensorSpec
+from deploykit.types import TIME, DimRange, ModelSpec, TensorSpec
 from deploykit.versions import versions
 
 if TYPE_CHECKING:
@@ -85,8 +85,11 @@ def export(
     _verify.check_graph(model, replace(spec, inputs=inputs), outputs, exported.layers)
     repeats = loading.source_hash(loading.load(ref).module) == source
     verification: dict[str, Any] = {"verified": False, "same_weights_each_time": repeats}
-    if exported.notes:
-        verification["notes"] = list(exported.notes)
+    notes = list(exported.notes)
+    if loading.is_program(ref) and exported.layers and TIME not in spec.dynamic:
+        notes.append("the program has a fixed time; --input with a name for that dim frees it, if its operators allow.")
+    if notes:
+        verification["notes"] = notes
     if verify:
         bound = _verify.TOLERANCES["float16" if _is_half(spec) else PRECISIONS[precision]]
         try:

@@ -164,6 +164,7 @@ def test_a_program_of_torch_export(program: Path, run: Callable[..., Result]) ->
     result = run("export", "net.pt2")
     assert result.exit_code == 0, result.output
     assert "x:float32[batch,7,4] -> y:float32[batch,7,2]" in result.stdout
+    assert "note: the program has a fixed time" in result.stdout
     validated = run("validate", "build/net.onnx", "--backend", "ort")
     assert validated.exit_code == 0, validated.output
 
@@ -172,6 +173,7 @@ def test_a_program_whose_operators_allow_it_gets_its_time_back(program: Path, ru
     result = run("export", "net.pt2", "--input", "x[batch,time,4]")
     assert result.exit_code == 0, result.output
     assert "x:float32[batch,time,4] -> y:float32[batch,time,2]" in result.stdout
+    assert "note" not in result.stdout
 
 
 def test_a_program_that_holds_its_sizes_says_so(folder: Path, run: Callable[..., Result]) -> None:

@@ -85,14 +85,14 @@ def test_sizes_stay_within_the_declared_ranges() -> None:
     assert _verify.verification_sizes(ModelSpec(nn.Identity(), (TensorSpec("x", "float32", (2, 3)),))) == [{}]
 
 
-def exported_with(module: nn.Module, **dims: DimRange) -> None:
+def exported_with(module: nn.Module, **dims: DimRange) -> tuple[_verify.Check, ...]:
     """Export and compare, as the command does."""
     spec = ModelSpec(
         module.eval().requires_grad_(False), (TensorSpec("x", "float32", ("batch", "time", 4)),), dims=dims
     )
     made = to_onnx(spec)
     files = {"a.onnx": made.model.SerializeToString()}
-    _verify.compare(files, replace(spec, dims=made.dims), made.outputs, looped=made.looped, hint=made.hint)
+    return _verify.compare(files, replace(spec, dims=made.dims), made.outputs, looped=made.looped, hint=made.hint)
 
 
 class Parity(nn.Module):
@@ -190,6 +190,6 @@ def test_code_that_does_something_else_at_another_size_is_never_exported_as_if_i
 
 
 def test_what_the_refusals_advise_works() -> None:
-    exported_with(Padded())
-    exported_with(Pieces(), time=DimRange(1, 16))
-    exported_with(Squeezed(), batch=DimRange(2, 64))
+    assert [check.sizes["time"] for check in exported_with(Padded())] == [1, 61, 24, 130]
+    assert [check.sizes["time"] for check in exported_with(Pieces(), time=DimRange(1, 16))] == [1, 16, 16, 16]
+    assert [check.sizes["batch"] for check in exported_with(Squeezed(), batch=DimRange(2, 64))] == [2, 3, 4, 2]
