@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from deploykit import packing
 from deploykit.types import BATCH, TIME, DimRange, ModelSpec, ValueRange
+from deploykit.watching import copied
 
 if TYPE_CHECKING:
     from torch.nn.utils.rnn import PackedSequence
@@ -55,7 +56,7 @@ def with_ranges(spec: ModelSpec) -> ModelSpec:
         inputs.append(value)
     # Whatever goes wrong here goes wrong again when the model is run in earnest, and is told then.
     with packing.answered_by(watch), watch, torch.no_grad(), contextlib.suppress(Exception):
-        spec.run(inputs)
+        copied(spec).run(inputs)
     return replace(spec, ranges={**watch.found, **spec.ranges})
 
 

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from deploykit.backends._outputs import named_outputs
 from deploykit.errors import ExportError, ModelError, first_line
 from deploykit.types import BATCH, DimRange, Metric, ModelSpec, TensorSpec
-from deploykit.watching import watched
+from deploykit.watching import copied, watched
 
 if TYPE_CHECKING:
     from deploykit.types import Array, Feeds, Infer
@@ -183,6 +183,7 @@ class _Recorder(TorchFunctionMode):
 
 
 def _calls(spec: ModelSpec, sizes: Mapping[str, int]) -> list[_Call]:
+    spec = copied(spec)
     feeds = spec.feeds(0, **sizes)
     running: list[str] = []
     recorder = _Recorder(spec, lambda: running[-1] if running else "")

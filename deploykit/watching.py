@@ -1,12 +1,28 @@
-"""Which part of a module is running."""
+"""Running a module to learn about it: on a copy, and knowing which part of it runs."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
+import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
+
+from deploykit.types import ModelSpec
+
+
+def copied(spec: ModelSpec) -> ModelSpec:
+    """``spec`` with a copy of its module, which may run without a trace left on it; with the module if need be."""
+    # Some modules hold tensors that PyTorch cannot copy.
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch warns of its own tree specs when it copies a program of its own
+            return replace(spec, module=copy.deepcopy(spec.module))
+    except (RuntimeError, TypeError, AttributeError, NotImplementedError):
+        return spec
 
 
 @contextlib.contextmanager

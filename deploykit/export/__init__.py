@@ -195,7 +195,8 @@ def _looped(spec: ModelSpec, names: tuple[str, ...], opset: int, dim: str) -> Ex
     hint = (
         f"its code may do something else at other sizes of {dim} than at {' and '.join(map(str, _trace.LOOP_LENGTHS))}"
     )
-    return Exported(model, (), None, dict(spec.dims), short.notes, dim, hint)
+    dims = {**short.dims, **{name: bounds for name, bounds in spec.dims.items() if name == dim}}
+    return Exported(model, (), None, dims, short.notes, dim, hint)
 
 
 def _finished(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import random
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from deploykit.backends._outputs import named_outputs
 from deploykit.errors import DeploykitError, ModelError, first_line
 from deploykit.types import ModelSpec, unknown_inputs
-from deploykit.watching import watched
+from deploykit.watching import copied, watched
 
 if TYPE_CHECKING:
     from deploykit.types import Array
@@ -31,7 +30,7 @@ def checked_outputs(spec: ModelSpec, feeds: Mapping[str, Array], other: Mapping[
     Raises:
         ModelError: it fails, draws random numbers, keeps state from one call to the next, or writes into its inputs.
     """
-    used, fresh = _copied(spec), _copied(spec)
+    used, fresh = copied(spec), copied(spec)
     drawn = _Drawn()
     first = _run(used, feeds, seed=1, drawn=drawn)
     if trained := [name for name, part in used.module.named_modules() if part.training and _depends_on_mode(part)]:
@@ -45,7 +44,7 @@ def checked_outputs(spec: ModelSpec, feeds: Mapping[str, Array], other: Mapping[
             "or switch them off in eval mode."
         )
     # `used` and `fresh` have each seen `feeds`; one that has seen nothing yet is the judge.
-    unused = _copied(spec)
+    unused = copied(spec)
     before = _attributes(unused.module)
     if unused.module is not spec.module and not _same(_run(used, other, seed=1), _run(unused, other, seed=1)):
         kept = _changed(before, _attributes(used.module))
@@ -59,16 +58,6 @@ def checked_outputs(spec: ModelSpec, feeds: Mapping[str, Array], other: Mapping[
             "an output of forward."
         )
     return first
-
-
-def _copied(spec: ModelSpec) -> ModelSpec:
-    # Some modules hold tensors that PyTorch cannot copy; those are run as they are.
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PyTorch warns of its own tree specs when it copies a program of its own
-            return replace(spec, module=copy.deepcopy(spec.module))
-    except (RuntimeError, TypeError, AttributeError, NotImplementedError):
-        return spec
 
 
 @dataclass
