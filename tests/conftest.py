@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from deploykit.artifact import ModelRef
+
+# The tests run in two processes: more threads in each would only be in each other's way.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 NET = """
 import torch
