@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import logging
 import re
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental import _config
 
 from deploykit.backends._outputs import flatten_outputs
 from deploykit.export._clean import ROOT
@@ -45,8 +47,15 @@ class _Way:
     deferred: bool
 
 
-# What one way refuses, the next often allows.
-_WAYS = (_Way(False, False), _Way(True, False), _Way(True, True))
+def _ways() -> list[_Way]:
+    """The ways that this version of PyTorch knows; what one refuses, the next often allows."""
+    ways = [_Way(False, False)]
+    if hasattr(_config, "backed_size_oblivious"):
+        ways.append(_Way(True, False))
+        if "prefer_deferred_runtime_asserts_over_guards" in inspect.signature(torch.export.export).parameters:
+            ways.append(_Way(True, True))
+    return ways
+
 
 #: The two lengths at which a Python loop is traced, to be folded back.
 LOOP_LENGTHS = (6, 7)
@@ -139,7 +148,7 @@ def _trace_either_way(spec: ModelSpec, place: Place) -> Traced:
 
 
 def _trace_within(spec: ModelSpec, bounds: dict[str, DimRange], place: Place, trim: bool) -> Traced:
-    ways, failure = list(_WAYS), None
+    ways, failure = _ways(), None
     while True:
         mode, packer = Lowering(), TracedPacker(trim)
         try:
@@ -210,23 +219,17 @@ class _Flat(nn.Module):
 
 
 def _program(spec: ModelSpec, mode: Lowering, packer: TracedPacker, place: Place, way: _Way) -> ExportedProgram:
-    from torch.fx.experimental import _config as config
-
-    _config: Any = config  # its patch() is made at run time
     feeds = spec.feeds(0, **example_sizes(spec))
     example = tuple(torch.from_numpy(feeds[tensor.name]) for tensor in spec.inputs)
-    sizes: Any = _config.patch(backed_size_oblivious=way.oblivious)
+    # Only said where it is wanted: older versions of PyTorch know neither.
+    config: Any = _config  # its patch() is made at run time
+    sizes = config.patch(backed_size_oblivious=True) if way.oblivious else contextlib.nullcontext()
+    deferred: dict[str, Any] = {"prefer_deferred_runtime_asserts_over_guards": True} if way.deferred else {}
     place.modules.clear()
     seen = watched(spec.module, place.modules.append, lambda _: place.modules.pop())
     with seen, sizes, lowered(mode, packer):
         flat = _Flat(spec).eval()
-        return torch.export.export(
-            flat,
-            example,
-            dynamic_shapes=dynamic_shapes(spec),
-            strict=False,
-            prefer_deferred_runtime_asserts_over_guards=way.deferred,
-        )
+        return torch.export.export(flat, example, dynamic_shapes=dynamic_shapes(spec), strict=False, **deferred)
 
 
 def example_sizes(spec: ModelSpec) -> dict[str, int]:
