@@ -47,7 +47,8 @@ def load(ref: ModelRef) -> ModelSpec:
         ExportError: the model cannot stream, and ``--streaming`` asks for it.
     """
     made = _program(ref) if is_program(ref) else _zoo(ref) if ":" not in ref.ref else _users(ref)
-    spec = _described(made, ref)
+    example = None if ref.example is None else _example(ref.example, made.module)
+    spec = _described(made, ref, example)
     if ref.weights is not None:
         path = Path(ref.weights)
         weights.fit(spec.module, weights.read_state(path), path)
@@ -55,18 +56,17 @@ def load(ref: ModelRef) -> ModelSpec:
     if not is_program(ref):  # a program of torch.export has one mode only, and refuses to be asked
         spec.module.eval()
     spec.module.requires_grad_(False)
-    return _prepared(spec, ref)
+    return _prepared(spec, ref, example)
 
 
-def _prepared(spec: ModelSpec, ref: ModelRef) -> ModelSpec:
+def _prepared(spec: ModelSpec, ref: ModelRef, example: Example | None) -> ModelSpec:
     """``spec`` with what is found out by running it: the values of integer inputs, and the states of a stream."""
     from deploykit import examples, probing
 
-    if ref.example is not None:
+    if example is not None:
         # The specs are final only now: values are cut along the dims that they name.
         ranges = probing.with_ranges(replace(spec, sample=None)).ranges
-        values = _example(ref, spec.module).values
-        spec = replace(spec, ranges=ranges, sample=examples.sample(spec, spec.inputs, values, ranges))
+        spec = replace(spec, ranges=ranges, sample=examples.sample(spec, spec.inputs, example.values, ranges))
     else:
         spec = probing.with_ranges(spec)
     if ref.streaming:
@@ -127,30 +127,28 @@ def _program(ref: ModelRef) -> ModelSpec:
     )
 
 
-def _example(ref: ModelRef, module: nn.Module) -> Example:
+def _example(named: str, module: nn.Module) -> Example:
     """The user's example of the model's inputs."""
     from deploykit import examples
 
-    assert ref.example is not None
-    file, _, name = ref.example.rpartition(":")
+    file, _, name = named.rpartition(":")
     if not file:
-        raise UsageError(f"cannot read --example {ref.example!r}: write FILE.py:FUNCTION.")
+        raise UsageError(f"cannot read --example {named!r}: write FILE.py:FUNCTION.")
     function = _factory(file, name)
     try:
         value = function()
     # The function is the user's own code: whatever it raises is the answer.
     except (Exception, SystemExit) as error:
-        raise ModelError(f"the example {ref.example} failed with {type(error).__name__}: {error}") from error
-    return examples.example(value, module, ref.example)
+        raise ModelError(f"the example {named} failed with {type(error).__name__}: {error}") from error
+    return examples.example(value, module, named)
 
 
-def _inputs(spec: ModelSpec, ref: ModelRef) -> ModelSpec:
+def _inputs(spec: ModelSpec, ref: ModelRef, example: Example | None) -> ModelSpec:
     """``spec`` with the inputs that the user described: by an example, by words, or in the spec itself."""
     from deploykit import examples
 
     described = tuple(TensorSpec.parse(text) for text in ref.inputs)
-    if ref.example is not None:
-        example = _example(ref, spec.module)
+    if example is not None:
         inputs = examples.with_axes(described or example.inputs, ref.axes)
         for tensor, found in zip(inputs, example.inputs, strict=False):
             if len(inputs) != len(example.inputs) or tensor.name != found.name:
@@ -167,8 +165,8 @@ def _inputs(spec: ModelSpec, ref: ModelRef) -> ModelSpec:
     return replace(spec, inputs=examples.with_axes(spec.inputs, ref.axes)) if ref.axes else spec
 
 
-def _described(spec: ModelSpec, ref: ModelRef) -> ModelSpec:
-    spec = _inputs(spec, ref)
+def _described(spec: ModelSpec, ref: ModelRef, example: Example | None) -> ModelSpec:
+    spec = _inputs(spec, ref, example)
     inputs = spec.inputs
     if not inputs:
         raise UsageError(

@@ -172,6 +172,12 @@ class ModelSpec:
             return self.sample(seed, **sizes)
         return noise(self.inputs, seed, sizes, self.ranges)
 
+    @property
+    def has_own_sample(self) -> bool:
+        """Whether its inputs are a sample of its own, and no noise; a streaming model's are made of the plain one's."""
+        plain: ModelSpec = getattr(self.module, "plain", self)
+        return plain.sample is not None
+
     def run(self, tensors: Sequence[Tensor]) -> Any:
         """What the module returns for the tensors, which are in the order of ``inputs``."""
         return self.module(*tensors) if self.call is None else self.call(self.module, tensors)

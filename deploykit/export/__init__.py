@@ -236,5 +236,4 @@ def _require_float(spec: ModelSpec) -> None:
 def _told_inputs(spec: ModelSpec, ref: ModelRef) -> str:
     if ref.example is not None:
         return f"values from {ref.example}"
-    plain = getattr(spec.module, "plain", spec)  # of a streaming model
-    return "seeded noise" if plain.sample is None else "the model's own sample"
+    return "the model's own sample" if spec.has_own_sample else "seeded noise"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from deploykit import __version__
 from deploykit.coverage import RECURRENT
+from deploykit.graphs import subgraphs
 from deploykit.loading import source_hash
 
 if TYPE_CHECKING:
@@ -87,9 +88,8 @@ def _name_nodes(graph: onnx.GraphProto, taken: set[str]) -> None:
         # A loop has the metadata of whichever node it was made from.
         scope = [] if node.op_type == "Scan" else _scope(node)
         node.name = _unique("/".join([*scope, node.op_type]), taken)
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                _name_nodes(attribute.g, taken)
+        for inner in subgraphs(node):
+            _name_nodes(inner, taken)
 
 
 def _rename_weights(graph: onnx.GraphProto) -> None:
@@ -129,10 +129,9 @@ def _rename_inputs(graph: onnx.GraphProto, renamed: Mapping[str, str]) -> None:
         for index, name in enumerate(node.input):
             if name in renamed:
                 node.input[index] = renamed[name]
-        for attribute in node.attribute:
-            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-                own = {value.name for value in inner.input} | {name for one in inner.node for name in one.output}
-                _rename_inputs(inner, {name: new for name, new in renamed.items() if name not in own})
+        for inner in subgraphs(node):
+            own = {value.name for value in inner.input} | {name for one in inner.node for name in one.output}
+            _rename_inputs(inner, {name: new for name, new in renamed.items() if name not in own})
     for value in graph.output:
         if value.name in renamed:
             value.name = renamed[value.name]
@@ -157,9 +156,8 @@ def _strip_graph(graph: onnx.GraphProto) -> None:
 def _strip_nodes(nodes: Iterable[onnx.NodeProto]) -> None:
     for node in nodes:
         _strip(node)
-        for attribute in node.attribute:
-            for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-                _strip_graph(graph)
+        for graph in subgraphs(node):
+            _strip_graph(graph)
 
 
 def _strip(

@@ -18,6 +18,7 @@ from onnx.reference.op_run import OpRun
 
 from deploykit.coverage import RECURRENT
 from deploykit.export._operators import DOMAIN
+from deploykit.graphs import subgraphs
 
 if TYPE_CHECKING:
     from deploykit.types import Array
@@ -190,9 +191,8 @@ def _is_zero(
 def _names_read(node: onnx.NodeProto) -> Iterable[str]:
     """The values a node reads, those that its subgraphs take from outside among them."""
     names = set(node.input)
-    for attribute in node.attribute:
-        for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-            for inner in graph.node:
-                names.update(_names_read(inner))
-            names.update(value.name for value in graph.output)
+    for graph in subgraphs(node):
+        for inner in graph.node:
+            names.update(_names_read(inner))
+        names.update(value.name for value in graph.output)
     return names - {""}

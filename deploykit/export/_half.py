@@ -16,7 +16,8 @@ import onnx.inliner
 from onnx import TensorProto, helper, numpy_helper
 
 from deploykit.errors import ExportError
-from deploykit.export._opset import STANDARD, inferred, subgraphs
+from deploykit.export._opset import STANDARD, inferred
+from deploykit.graphs import subgraphs
 
 if TYPE_CHECKING:
     from deploykit.types import Array

@@ -12,6 +12,7 @@ import onnx.inliner
 from onnx import helper, numpy_helper
 
 from deploykit.errors import ExportError, first_line
+from deploykit.graphs import subgraphs
 
 if TYPE_CHECKING:
     from deploykit.types import Array
@@ -263,14 +264,6 @@ def _appended(node: onnx.NodeProto, index: int, values: list[int] | list[float])
     node.input[index] = name
     dtype = np.float32 if any(isinstance(value, float) for value in values) else np.int64
     return numpy_helper.from_array(np.array(values, dtype), name)
-
-
-def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """The graphs in a node's attributes: bodies of Scan and Loop, branches of If."""
-    for attribute in node.attribute:
-        if attribute.type == onnx.AttributeProto.GRAPH:
-            yield attribute.g
-        yield from attribute.graphs
 
 
 def _attributes(node: onnx.NodeProto) -> dict[str, Any]:

@@ -11,18 +11,12 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from deploykit.graphs import subgraphs
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MICROSOFT = "com.microsoft"
-
-
-def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """The graphs in a node's attributes: bodies of Scan and Loop, branches of If."""
-    for attribute in node.attribute:
-        if attribute.type == onnx.AttributeProto.GRAPH:
-            yield attribute.g
-        yield from attribute.graphs
 
 
 def walk(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:

@@ -52,8 +52,7 @@ def gather(source: Artifact, calibration: Path | None) -> Inputs:
         else:
             if spec.sample is not None or spec.ranges:
                 sets = tuple(spec.feeds(seed, **sizes) for seed in _SEEDS)
-                own = getattr(spec.module, "plain", spec).sample is not None  # a streaming model's is made of it
-                told = "the model's own sample" if own else "seeded noise within the model's ranges"
+                told = "the model's own sample" if spec.has_own_sample else "seeded noise within the model's ranges"
                 return Inputs(sets, told, spec.metric)
     sets = tuple(noise(source.inputs, seed, sizes) for seed in _SEEDS)
     return Inputs(sets, f"seeded noise, since there is no --calibration and {why.rstrip('.')}")

@@ -10,8 +10,9 @@ from onnx import TensorProto
 
 from deploykit.coverage import CoverageRow
 from deploykit.errors import QuantizationError
+from deploykit.graphs import subgraphs
 from deploykit.quantize._constants import Constants
-from deploykit.quantize._graph import MICROSOFT, is_standard, name_of, subgraphs, walk
+from deploykit.quantize._graph import MICROSOFT, is_standard, name_of, walk
 
 OLDEST_OPSET = 14
 _QUANTIZED = frozenset(
