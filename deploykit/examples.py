@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from deploykit.data import Recorded
 from deploykit.errors import UsageError
-from deploykit.types import DTYPES, ModelSpec, TensorSpec, ValueRange
+from deploykit.types import DTYPES, TensorSpec, ValueRange
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -58,11 +58,35 @@ def example(value: Any, module: nn.Module, told: str) -> Example:
     return Example(inputs, dict(leaves), _calling(positional, keywords))
 
 
+def arrays(value: Any, inputs: Sequence[TensorSpec], told: str) -> dict[str, Array]:
+    """What the function ``told`` returned for a graph: its inputs in their order, or by name.
+
+    Raises:
+        UsageError: there are not as many tensors as inputs, or one has another name.
+    """
+    leaves: list[tuple[str, Array]] = []
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            _template(part, str(name), leaves, told)
+    else:
+        for index, part in enumerate(value if isinstance(value, (tuple, list)) else (value,)):
+            _template(part, f"input_{index}", leaves, told)
+        if len(leaves) == len(inputs):
+            leaves = [(spec.name, array) for spec, (_, array) in zip(inputs, leaves, strict=True)]
+    found = dict(leaves)
+    missing = [str(spec) for spec in inputs if spec.name not in found]
+    if missing:
+        raise UsageError(
+            f"{told} returned {', '.join(found) or 'no tensors'}, and the model takes {', '.join(missing)}."
+        )
+    return {spec.name: found[spec.name] for spec in inputs}
+
+
 def sample(
-    spec: ModelSpec, inputs: Sequence[TensorSpec], values: Mapping[str, Array], ranges: Mapping[str, ValueRange]
+    told: str, inputs: Sequence[TensorSpec], values: Mapping[str, Array], ranges: Mapping[str, ValueRange]
 ) -> Callable[..., dict[str, Array]]:
-    """A sample of ``inputs`` cut from ``values``; lengths among them never beyond the piece that was cut."""
-    recorded = Recorded(values, inputs, spec.name)
+    """A sample of ``inputs`` cut from ``values``, which ``told`` gave; lengths never beyond the piece cut."""
+    recorded = Recorded(values, inputs, told)
 
     def cut(seed: int, **sizes: int) -> dict[str, Array]:
         feeds = recorded.feeds(seed, sizes)

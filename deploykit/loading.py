@@ -47,7 +47,11 @@ def load(ref: ModelRef) -> ModelSpec:
         ExportError: the model cannot stream, and ``--streaming`` asks for it.
     """
     made = _program(ref) if is_program(ref) else _zoo(ref) if ":" not in ref.ref else _users(ref)
-    example = None if ref.example is None else _example(ref.example, made.module)
+    example = None
+    if ref.example is not None:
+        from deploykit import examples
+
+        example = examples.example(run_example(ref.example), made.module, ref.example)
     spec = _described(made, ref, example)
     if ref.weights is not None:
         path = Path(ref.weights)
@@ -66,7 +70,7 @@ def _prepared(spec: ModelSpec, ref: ModelRef, example: Example | None) -> ModelS
     if example is not None:
         # The specs are final only now: values are cut along the dims that they name.
         ranges = probing.with_ranges(replace(spec, sample=None)).ranges
-        spec = replace(spec, ranges=ranges, sample=examples.sample(spec, spec.inputs, example.values, ranges))
+        spec = replace(spec, ranges=ranges, sample=examples.sample(spec.name, spec.inputs, example.values, ranges))
     else:
         spec = probing.with_ranges(spec)
     if ref.streaming:
@@ -127,20 +131,22 @@ def _program(ref: ModelRef) -> ModelSpec:
     )
 
 
-def _example(named: str, module: nn.Module) -> Example:
-    """The user's example of the model's inputs."""
-    from deploykit import examples
+def run_example(named: str) -> Any:
+    """What the user's function ``FILE.py:FUNCTION`` returns: inputs of a model. Its code runs.
 
+    Raises:
+        UsageError: the name has another form.
+        ModelError: the function cannot be found, or fails.
+    """
     file, _, name = named.rpartition(":")
     if not file:
         raise UsageError(f"cannot read --example {named!r}: write FILE.py:FUNCTION.")
     function = _factory(file, name)
     try:
-        value = function()
+        return function()
     # The function is the user's own code: whatever it raises is the answer.
     except (Exception, SystemExit) as error:
         raise ModelError(f"the example {named} failed with {type(error).__name__}: {error}") from error
-    return examples.example(value, module, named)
 
 
 def _inputs(spec: ModelSpec, ref: ModelRef, example: Example | None) -> ModelSpec:

@@ -62,7 +62,7 @@ def test_each_case_is_read_run_and_quantized_or_left_with_the_reason(name: str, 
     found = session(path).run(names, {"X": inputs["X"]})
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
-    made = quantize(artifact, tmp_path / "int8.onnx", bounds=Bounds(min_snr=10), allow_partial=True)
+    made = quantize(artifact, tmp_path / "int8.onnx", bounds=Bounds(min_snr=10), prefer="int8", allow_partial=True)
     assert made.coverage is not None
     (row,) = made.coverage.rows
     if "peepholes" in name:

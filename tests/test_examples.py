@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from deploykit import examples
 from deploykit.errors import UsageError
-from deploykit.types import ModelSpec, TensorSpec, ValueRange
+from deploykit.types import TensorSpec, ValueRange
 
 
 class Takes(nn.Module):
@@ -77,7 +77,7 @@ def test_a_sample_is_cut_from_the_example_and_lengths_stay_within() -> None:
     x = np.arange(60, dtype=np.float32).reshape(2, 30)
     values = {"x": x, "lengths": np.array([30, 11])}
     inputs = (TensorSpec("x", "float32", ("batch", "time")), TensorSpec("lengths", "int64", ("batch",)))
-    sample = examples.sample(ModelSpec(nn.Identity(), inputs), inputs, values, {"lengths": ValueRange(1, "time")})
+    sample = examples.sample("ex.py:f", inputs, values, {"lengths": ValueRange(1, "time")})
     feeds = sample(0, batch=3, time=5)
     assert feeds["x"].shape == (3, 5)
     assert (np.diff(feeds["x"], axis=1) == 1).all()

@@ -13,7 +13,7 @@ from deploykit.artifact import Artifact, manifest_path
 from deploykit.cli import _progress, _shared, _table
 from deploykit.config import Config
 from deploykit.errors import UsageError
-from deploykit.quantize import DEFAULT_BOUNDS, DEFAULT_METHOD
+from deploykit.quantize import DEFAULT_BOUNDS, DEFAULT_METHOD, PREFERENCES, Preference
 from deploykit.quantize._gate import Bounds
 from deploykit.units import size
 
@@ -37,9 +37,25 @@ none. The source is never changed. Ends with 3, and writes nothing, when a recur
     show_default=True,
     help="Where the file shall run; trt means --method static, the form that TensorRT's parser takes.",
 )
+@click.option(
+    "--prefer",
+    type=click.Choice(PREFERENCES),
+    help="What to do with a layer too small to be faster in int8. speed (the default): int8 storage, float arithmetic; "
+    "size: int8 where that saves memory; int8: int8 arithmetic wherever it can be.",
+)
+@click.option(
+    "--allow-coupled",
+    is_flag=True,
+    help="Take onnxruntime's own int8 LSTM: faster, but a row's answer depends on its neighbours and on later steps.",
+)
 @click.option("--exclude", multiple=True, metavar="NODE", help="Leave this node in float; repeatable.")
 @click.option(
     "--calibration", type=click.Path(path_type=Path), help="Real inputs by name, as .npz, to judge the result on."
+)
+@click.option(
+    "--example",
+    metavar="FILE.py:FUNCTION",
+    help="Real inputs to judge the result on: a function (its code runs) that returns them in order, or by name.",
 )
 @click.option(
     "--min-snr",
@@ -71,8 +87,11 @@ def command(
     int8: bool,
     method: str,
     target: str,
+    prefer: Preference | None,
+    allow_coupled: bool,
     exclude: tuple[str, ...],
     calibration: Path | None,
+    example: str | None,
     min_snr: float,
     max_error: float | None,
     max_metric_drop: float,
@@ -97,8 +116,11 @@ def command(
         output,
         method=method,
         exclude=frozenset(exclude),
+        prefer=prefer,
+        allow_coupled=allow_coupled,
         allow_partial=allow_partial,
         calibration=calibration,
+        example=example,
         bounds=None if no_verify else Bounds(min_snr, max_error, max_metric_drop),
     )
     if json_target is not None:
@@ -150,12 +172,11 @@ def _proof(made: Artifact) -> str:
         lines.append("the error grows over the time steps.")
     if metric is not None:
         lines.append(f"{metric['name']}: {metric['value']:.4f}, in float {metric['parent']:.4f}.")
-    if proof["kept_float"]:
+    kept = [*proof["kept_float"], *proof["kept_storage"]]
+    if kept:
         costs = ", ".join(
             f"{cost['node']} {'no error' if cost['snr_db'] is None else format(cost['snr_db'], '.1f') + ' dB'}"
             for cost in proof["ranking"]
         )
-        lines.append(
-            f"kept in float to hold the bounds: {', '.join(proof['kept_float'])}; each quantized alone: {costs}."
-        )
+        lines.append(f"float arithmetic to hold the bounds: {', '.join(kept)}; each quantized alone: {costs}.")
     return "\n".join(lines)

@@ -6,14 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from deploykit import artifact as artifacts
 from deploykit.artifact import Artifact
 from deploykit.coverage import Coverage
-from deploykit.errors import GateError, QuantizationError
+from deploykit.errors import GateError, QuantizationError, UsageError
 from deploykit.quantize._gate import Bounds, Gate, record
-from deploykit.quantize._inputs import gather
 from deploykit.runtime import sentence, session
 from deploykit.versions import versions
 
@@ -21,6 +20,10 @@ if TYPE_CHECKING:
     import onnx
 
     from deploykit.types import Array
+
+#: int8 arithmetic where it is faster, where it makes file and memory smaller, or wherever it can be: ``_preference``.
+Preference = Literal["speed", "size", "int8"]
+PREFERENCES: tuple[Preference, ...] = get_args(Preference)
 
 DEFAULT_METHOD = "dynamic"
 DEFAULT_BOUNDS = Bounds()
@@ -30,10 +33,19 @@ _TOOLS = ("deploykit", "onnx", "onnxruntime")
 
 @dataclass(frozen=True)
 class QuantizeOptions:
-    """``exclude``: names of nodes to leave in float. ``calibration``: feeds by input name, with many samples each."""
+    """``exclude``: names of nodes to leave in float. ``calibration``: feeds by input name, with many samples each.
+
+    ``stored``: names of nodes that compute in float, with weights stored as int8, for schemes that heed it.
+
+    ``prefer`` decides where int8 arithmetic would be slower than float, see ``_preference``. ``allow_coupled`` admits
+    operators whose answer for a row may depend on its batch neighbours or on later steps.
+    """
 
     exclude: frozenset[str] = frozenset()
     calibration: Mapping[str, Array] | None = None
+    prefer: Preference = "speed"
+    allow_coupled: bool = False
+    stored: frozenset[str] = frozenset()
 
 
 class Scheme(ABC):
@@ -45,6 +57,8 @@ class Scheme(ABC):
     produces: str = "onnx-int8"
     #: What may become of a recurrent layer where the scheme does what it is for; anything else fails the request.
     recurrence: frozenset[str] = frozenset({"int8"})
+    #: Which of the options that not every scheme can heed it does: ``prefer``, ``allow-coupled``, ``stored``.
+    heeds: frozenset[str] = frozenset()
 
     @abstractmethod
     def apply(self, model: onnx.ModelProto, options: QuantizeOptions) -> tuple[onnx.ModelProto, Coverage]:
@@ -61,31 +75,43 @@ def quantize(
     *,
     method: str = DEFAULT_METHOD,
     exclude: frozenset[str] = frozenset(),
+    prefer: Preference | None = None,
+    allow_coupled: bool = False,
     allow_partial: bool = False,
     calibration: Path | None = None,
+    example: str | None = None,
     bounds: Bounds | None = DEFAULT_BOUNDS,
     metric: bool = True,
     progress: Callable[[str], None] = lambda step: None,
 ) -> Artifact:
     """Quantize ``source`` to the file ``path``, with a manifest that holds the coverage. ``source`` is not changed.
 
-    The result is held against its source before it is written: on the arrays of the file ``calibration``, else on the
-    model's own sample, else on seeded noise. Where ``bounds`` are missed, the nodes that cost most stay in float;
-    ``bounds=None`` writes whatever comes out. ``metric`` says whether the model's own metric is one of the bounds.
+    ``prefer`` and ``allow_coupled`` are those of ``QuantizeOptions``, for the schemes that heed them.
+
+    The result is held against its source before it is written: on the arrays of the file ``calibration``, else on what
+    the function ``example`` (``FILE.py:function``; its code runs) returns, else on the model's own sample, else on
+    seeded noise. Where ``bounds`` are missed, the nodes that cost most stay in float; ``bounds=None`` writes whatever
+    comes out. ``metric`` says whether the model's own metric is one of the bounds.
 
     Raises:
         UnknownNameError: there is no such method.
         ArtifactError: the source cannot be read.
         QuantizationError: the method does not take it, or onnxruntime does not load the result.
-        UsageError: the calibration file cannot be read or does not fit.
+        UsageError: the calibration file cannot be read or does not fit, nor does the example; or the method does not
+            heed an option.
+        ModelError: the example fails.
         GateError: a bound cannot be held, or a recurrent layer would stay in float and ``allow_partial`` is not set;
             nothing is written.
         OutputError: the file cannot be written.
     """
     from deploykit import registry
     from deploykit.data import DataFile
+    from deploykit.quantize._inputs import gather
 
     scheme = registry.scheme(method)
+    for option, given in (("prefer", prefer is not None), ("allow-coupled", allow_coupled)):
+        if given and option not in scheme.heeds:
+            raise UsageError(f"--{option} is for int8 arithmetic in onnxruntime, not for {method}: leave it out.")
     if source.format not in scheme.accepts:
         raise QuantizationError(
             f"{source.path} is {source.format}, and {method} quantizes {' or '.join(sorted(scheme.accepts))}: "
@@ -99,19 +125,21 @@ def quantize(
     progress(f"quantizing ({method})")
     data = None if calibration is None else DataFile(calibration, source.inputs).whole()
 
-    def apply(left: frozenset[str]) -> tuple[onnx.ModelProto, Coverage]:
-        return scheme.apply(model, QuantizeOptions(exclude=left, calibration=data))
+    def apply(left: frozenset[str], stored: frozenset[str]) -> tuple[onnx.ModelProto, Coverage]:
+        return scheme.apply(model, QuantizeOptions(left, data, prefer or "speed", allow_coupled, stored))
 
     verification: dict[str, Any] = {"verified": False}
+    kept: tuple[str, ...] = ()
     if bounds is None:
-        quantized, coverage = apply(exclude)
+        quantized, coverage = apply(exclude, frozenset())
     else:
-        inputs = gather(source, calibration)
+        inputs = gather(source, model, calibration, example)
         gate = Gate(model, source.outputs, inputs.feeds, inputs.told, bounds, inputs.metric if metric else None)
-        result = gate.choose(apply, exclude, progress)
-        quantized, coverage = result.model, _explained(result.coverage, result.kept)
+        result = gate.choose(apply, exclude, progress, storing="stored" in scheme.heeds)
+        kept = result.kept + result.stored
+        quantized, coverage = result.model, _explained(result.coverage, kept)
         verification = record(result, gate)
-    left = [row for row in coverage.recurrent_left if row.became not in scheme.recurrence]
+    left = [row for row in coverage.recurrent_left if row.became not in scheme.recurrence or row.node in kept]
     if left and not allow_partial:
         named = "; ".join(f"{row.node}: {row.reason or row.became}" for row in left)
         raise GateError(
@@ -148,9 +176,9 @@ def _explained(coverage: Coverage, kept: tuple[str, ...]) -> Coverage:
 
 
 def _require_known(exclude: frozenset[str], model: onnx.ModelProto, source: Artifact) -> None:
-    from deploykit.quantize._graph import name_of
+    from deploykit.quantize._graph import name_of, walk
 
-    known = [name_of(node) for node in model.graph.node]
+    known = list(dict.fromkeys(name_of(node) for node in walk(model.graph)))
     unknown = sorted(exclude.difference(known))
     if unknown:
         named = ", ".join(known)

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from deploykit.bench.report import Accuracy
     from deploykit.types import Array, Infer
 
-#: A way to quantize: the names of the nodes that stay in float to the graph and its coverage.
-Apply = Callable[[frozenset[str]], "tuple[onnx.ModelProto, Coverage]"]
+#: A way to quantize: the names of the nodes that stay in float, and of those whose weights alone are stored as int8,
+#: to the graph and its coverage.
+Apply = Callable[[frozenset[str], frozenset[str]], "tuple[onnx.ModelProto, Coverage]"]
 
 
 @dataclass(frozen=True)
@@ -104,13 +105,17 @@ class Cost:
 
 @dataclass(frozen=True)
 class Result:
-    """The graph that was chosen; ``ranking`` and ``kept`` are empty when everything could be quantized at once."""
+    """The graph that was chosen; ``ranking`` and what follows are empty when everything could be quantized at once.
+
+    ``kept`` are the nodes that stay in float, ``stored`` those that compute in float on weights stored as int8.
+    """
 
     model: onnx.ModelProto
     coverage: Coverage
     measured: Measured
     ranking: tuple[Cost, ...] = ()
     kept: tuple[str, ...] = ()
+    stored: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -124,8 +129,12 @@ class Gate:
     bounds: Bounds = field(default_factory=Bounds)
     metric: Metric | None = None
 
-    def choose(self, apply: Apply, exclude: frozenset[str], progress: Callable[[str], None]) -> Result:
+    def choose(
+        self, apply: Apply, exclude: frozenset[str], progress: Callable[[str], None], *, storing: bool = False
+    ) -> Result:
         """Quantize all that can be, or all but the nodes that cost most, so that the bounds hold.
+
+        With ``storing`` those nodes' weights are stored as int8 nevertheless, where the bounds hold with that.
 
         Raises:
             GateError: no choice holds the bounds.
@@ -133,7 +142,7 @@ class Gate:
         """
         expected = [self._run(self.parent, feeds) for feeds in self.feeds]
         self._require_sound(expected)
-        model, coverage = apply(exclude)
+        model, coverage = apply(exclude, frozenset())
         progress("measuring against the float artifact")
         measured = self._measure(model, expected)
         missed = self.bounds.missed(measured)
@@ -144,15 +153,26 @@ class Gate:
         for count in range(1, len(ranking)):
             kept = tuple(cost.node for cost in ranking[:count])
             progress(f"keeping {count} of {len(ranking)} nodes in float")
-            model, coverage = apply(exclude | set(kept))
+            model, coverage = apply(exclude | set(kept), frozenset())
             measured = self._measure(model, expected)
             if self.bounds.missed(measured) is None:
-                return Result(model, coverage, measured, ranking, kept)
+                found = Result(model, coverage, measured, ranking, kept)
+                return (self._stored(apply, exclude, found, expected) if storing else None) or found
         raise GateError(
             f"no choice of nodes holds the bound ({missed}); quantized alone, the dearest are "
             f"{', '.join(cost.told for cost in ranking[:3])}; loosen the bound, or give real inputs with --calibration "
             f"(these were {self.told})."
         )
+
+    def _stored(
+        self, apply: Apply, exclude: frozenset[str], found: Result, expected: Sequence[Mapping[str, Array]]
+    ) -> Result | None:
+        """``found`` with the weights of the nodes kept in float stored as int8, where the bounds hold with that."""
+        model, coverage = apply(exclude, frozenset(found.kept))
+        measured = self._measure(model, expected)
+        if self.bounds.missed(measured) is not None:
+            return None
+        return Result(model, coverage, measured, found.ranking, stored=found.kept)
 
     def _rank(
         self,
@@ -165,7 +185,7 @@ class Gate:
         costs = []
         for number, node in enumerate(nodes, 1):
             progress(f"ranking nodes {number}/{len(nodes)}: {node}")
-            model, _ = apply(exclude | (set(nodes) - {node}))
+            model, _ = apply(exclude | (set(nodes) - {node}), frozenset())
             alone = self._compare(model, expected).accuracy
             costs.append(Cost(node, alone.snr_db, alone.max_abs) if alone else Cost(node, None, None))
         return tuple(sorted(costs, key=lambda cost: cost.order))
@@ -226,6 +246,7 @@ def record(result: Result, gate: Gate) -> dict[str, Any]:
             "accuracy": result.measured.accuracy,
             "metric": metric,
             "kept_float": result.kept,
+            "kept_storage": result.stored,
             "ranking": result.ranking,
         }
     )

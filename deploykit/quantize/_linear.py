@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 #: A smaller table is not worth the two nodes that its int8 form costs.
 SMALLEST_TABLE = 1024
+TABLE_FORM = "Gather of int8 rows and their scales"
 
 
 @dataclass(frozen=True)

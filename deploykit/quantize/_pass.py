@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import onnx
 from onnx.inliner import inline_local_functions
 
 from deploykit.coverage import RECURRENT, CoverageRow
+from deploykit.graphs import subgraphs
 from deploykit.quantize import QuantizeOptions
 from deploykit.quantize._constants import Constants
 from deploykit.quantize._graph import Builder, Names, is_standard, name_of, prune, set_nodes, uses
 from deploykit.quantize._linear import read_gather
-from deploykit.quantize._source import check_source, float_row, inner_nodes, opset_of
+from deploykit.quantize._source import check_source, float_row, opset_of
 
 _WEIGHTED = RECURRENT | {"MatMul", "Gemm", "Conv", "ConvTranspose"}
 
@@ -34,16 +36,39 @@ def copied(model: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
+@dataclass(frozen=True)
+class Scope:
+    """A graph with what is known around it; ``place`` names the node that it lies inside, empty for a model's own."""
+
+    graph: onnx.GraphProto
+    opset: int
+    constants: Constants
+    names: Names
+    place: str = ""
+
+    @classmethod
+    def of(cls, model: onnx.ModelProto) -> Scope:
+        """The outermost graph of a model."""
+        opset = opset_of(model)
+        return cls(model.graph, opset, Constants(model.graph, opset), Names(model.graph))
+
+    def inner(self, graph: onnx.GraphProto, node: onnx.NodeProto) -> Scope:
+        """A graph that ``node`` holds: the body of a Scan or Loop, or a branch of an If."""
+        constants = Constants(graph, self.opset, outer=self.constants)
+        return Scope(graph, self.opset, constants, self.names, f"{node.op_type} {name_of(node)!r}")
+
+
 class Pass(ABC, Generic[Found]):
     """One walk over the nodes of a graph, which it changes in place. A scheme says how to read and replace a node."""
 
-    def __init__(self, model: onnx.ModelProto, options: QuantizeOptions) -> None:
-        self.opset = opset_of(model)
-        self.graph = model.graph
-        self.constants = Constants(model.graph, self.opset)
-        self.build = Builder(Names(model.graph), "int8", self.opset)
-        self.used = set(uses(model.graph))
-        self._exclude = options.exclude
+    def __init__(self, scope: Scope, options: QuantizeOptions, outer: Pass[Found] | None = None) -> None:
+        self.scope = scope
+        self.options = options
+        self.graph = scope.graph
+        self.constants = scope.constants
+        self.build = Builder(scope.names, "int8", scope.opset)
+        self.used = set(uses(scope.graph))
+        self._outer = outer
         self._rows: list[CoverageRow] = []
 
     @abstractmethod
@@ -54,13 +79,29 @@ class Pass(ABC, Generic[Found]):
     def replace(self, node: onnx.NodeProto, found: Found) -> list[CoverageRow]:
         """Add to ``build`` what stands in the node's place now, and say what became of it."""
 
+    def inside(self, scope: Scope) -> Pass[Found] | None:
+        """The pass for a graph inside this one; None where such graphs stay as they are."""
+        return None
+
+    def storing(self) -> Builder:
+        """Where float weights are made from stored ones: in the outermost graph, so that no step does it again."""
+        if self._outer is not None:
+            return self._outer.storing_for(self.build.prefix)
+        return self.build
+
+    def storing_for(self, prefix: str) -> Builder:
+        """``storing`` for a graph inside this one."""
+        self.build.prefix = prefix
+        return self.storing()
+
     def run(self) -> list[CoverageRow]:
         """Walk, clear away what is dead, and return the rows in graph order."""
         nodes: list[onnx.NodeProto] = []
         for node in self.graph.node:
+            for graph in subgraphs(node):
+                self._inside(node, graph)
+                nodes.extend(self.build.drain())
             nodes.extend(self._node(node))
-            for inner, graph, place in inner_nodes(node):
-                self._leave_inner(inner, graph, place)
         set_nodes(self.graph, nodes)
         self.graph.initializer.extend(self.build.initializers)
         prune(self.graph)
@@ -69,7 +110,7 @@ class Pass(ABC, Generic[Found]):
     def chosen(self, node: onnx.NodeProto) -> Found | str | None:
         """What ``read`` says, unless the node is excluded by name."""
         found = self.read(node) if is_standard(node) else None
-        excluded = name_of(node) in self._exclude and found is not None and not isinstance(found, str)
+        excluded = name_of(node) in self.options.exclude and found is not None and not isinstance(found, str)
         return "excluded by name" if excluded else found
 
     def _node(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
@@ -84,8 +125,18 @@ class Pass(ABC, Generic[Found]):
         self._rows.extend(self.replace(node, found))
         return self.build.drain()
 
-    def _leave_inner(self, node: onnx.NodeProto, graph: onnx.GraphProto, place: str) -> None:
-        constants = Constants(graph, self.opset, outer=self.constants)
-        weighted = node.op_type in _WEIGHTED or (node.op_type == "Gather" and read_gather(node, constants))
-        if is_standard(node) and weighted:
-            self._rows.append(float_row(graph, node, constants, f"it lies inside {place}"))
+    def _inside(self, node: onnx.NodeProto, graph: onnx.GraphProto) -> None:
+        scope = self.scope.inner(graph, node)
+        inner = self.inside(scope)
+        if inner is not None:
+            self._rows.extend(inner.run())
+            return
+        self._leave(graph, scope)
+
+    def _leave(self, graph: onnx.GraphProto, scope: Scope) -> None:
+        for node in graph.node:
+            weighted = node.op_type in _WEIGHTED or (node.op_type == "Gather" and read_gather(node, scope.constants))
+            if is_standard(node) and weighted:
+                self._rows.append(float_row(graph, node, scope.constants, f"it lies inside {scope.place}"))
+            for inner in subgraphs(node):
+                self._leave(inner, scope.inner(inner, node))

@@ -226,7 +226,7 @@ def _direction(build: Builder, layer: Layer, index: int, products: Products, len
         return _Result(sequences[0] if sequences else "", tuple(finals))
     finals = [_last_valid(build, steps, lengths, layer.hidden) for steps in sequences]
     y = _reverse(build, sequences[0], lengths) if backward else sequences[0]
-    return _Result(_masked(build, y, lengths), tuple(finals))
+    return _Result(masked(build, y, lengths), tuple(finals))
 
 
 def _cell(layer: Layer, index: int, products: Products) -> tuple[Cell, list[Floats], list[Floats]]:
@@ -307,7 +307,7 @@ def _reverse(build: Builder, value: str, lengths: str) -> str:
     return build.op("ReverseSequence", [value, lengths], "turned", time_axis=0, batch_axis=1)
 
 
-def _masked(build: Builder, y: str, lengths: str) -> str:
+def masked(build: Builder, y: str, lengths: str) -> str:
     """``y`` with zeros in the steps that lie beyond a row's length."""
     zero, one = (build.constant(np.array(value, np.int64), "int") for value in (0, 1))
     steps = build.op("Gather", [build.op("Shape", [y], "shape"), zero], "steps", axis=0)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import onnx
 from onnx import TensorProto
 
 from deploykit.coverage import CoverageRow
 from deploykit.errors import QuantizationError
-from deploykit.graphs import subgraphs
 from deploykit.quantize._constants import Constants
 from deploykit.quantize._graph import MICROSOFT, is_standard, name_of, walk
 
@@ -89,14 +87,6 @@ def _stored_int8(graph: onnx.GraphProto) -> str | None:
 def _refuse_half(name: str, elem_type: int) -> None:
     if elem_type in _HALF:
         raise QuantizationError(f"{name!r} is {_HALF[elem_type]}: export the model in float32 and quantize that.")
-
-
-def inner_nodes(node: onnx.NodeProto) -> Iterator[tuple[onnx.NodeProto, onnx.GraphProto, str]]:
-    """Every node inside a Scan, Loop or If node, with the graph that holds it and the name of the one around it."""
-    for graph in subgraphs(node):
-        for inner in graph.node:
-            yield inner, graph, f"{node.op_type} {name_of(node)!r}"
-            yield from inner_nodes(inner)
 
 
 def float_row(graph: onnx.GraphProto, node: onnx.NodeProto, constants: Constants, reason: str) -> CoverageRow:

@@ -1,10 +1,13 @@
 """Dynamic int8: weights as 8-bit numbers in the file, activations quantized at run time, row by row and step by step.
 
 Built from operators of plain onnxruntime (ai.onnx and com.microsoft). Every GRU, LSTM and RNN becomes an int8 input
-projection over the whole sequence and an int8 recurrent product in each step of a Scan.
+projection over the whole sequence and an int8 recurrent product in each step of a Scan. Where that would be slower than
+float arithmetic, or cannot be done without coupling rows or steps, only the weights are stored as int8.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import onnx
 from onnx import helper
@@ -12,27 +15,47 @@ from onnx import helper
 from deploykit.coverage import RECURRENT, Coverage, CoverageRow
 from deploykit.quantize import QuantizeOptions, Scheme
 from deploykit.quantize._activations import QuantizedRows, quantize_rows
+from deploykit.quantize._coupled import FORM as COUPLED_FORM
+from deploykit.quantize._coupled import CoupledLstm, read_coupled, replace_coupled
 from deploykit.quantize._graph import MICROSOFT, name_of, walk
-from deploykit.quantize._linear import Embedding, Linear, read_gather, read_gemm, read_matmul, replace_gather
+from deploykit.quantize._linear import (
+    SMALLEST_TABLE,
+    TABLE_FORM,
+    Embedding,
+    Linear,
+    read_gather,
+    read_gemm,
+    read_matmul,
+    replace_gather,
+)
 from deploykit.quantize._linear import replace as replace_linear
-from deploykit.quantize._pass import NO_CONV, Pass, copied
+from deploykit.quantize._pass import Pass, Scope, copied
+from deploykit.quantize._preference import why_storage_only
 from deploykit.quantize._recurrent import DynamicProducts, Layer
 from deploykit.quantize._recurrent import form as recurrent_form
 from deploykit.quantize._recurrent import read as read_recurrent
 from deploykit.quantize._recurrent import replace as replace_recurrent
-from deploykit.quantize._weights import EXACT, WeightForm
+from deploykit.quantize._storage import CONVOLUTIONS, FORM, Weights, read_weights, with_stored
+from deploykit.quantize._weights import PAIRED, WeightForm
+
+_WINDOW = "one activation scale for a window would couple time steps"
+
+_Found = Layer | CoupledLstm | Linear | Embedding | Weights
 
 
 class DynamicInt8(Scheme):
-    """Int8 in every recurrent layer, MatMul and Gemm, int8 storage of embeddings; scales per row and step."""
+    """Int8 in recurrent layers, MatMul and Gemm, int8 storage of the rest; scales per row and step."""
 
-    def __init__(self, weights: WeightForm = EXACT) -> None:
+    recurrence = frozenset({"int8", "int8-storage"})
+    heeds = frozenset({"prefer", "allow-coupled", "stored"})
+
+    def __init__(self, weights: WeightForm = PAIRED) -> None:
         self._weights = weights
 
     def apply(self, model: onnx.ModelProto, options: QuantizeOptions) -> tuple[onnx.ModelProto, Coverage]:
         """See ``Scheme.apply``."""
         result = copied(model)
-        rows = _Pass(result, options, self._weights).run()
+        rows = _Pass(Scope.of(result), options, self._weights).run()
         if any(node.domain == MICROSOFT for node in walk(result.graph)) and not any(
             entry.domain == MICROSOFT for entry in result.opset_import
         ):
@@ -40,13 +63,31 @@ class DynamicInt8(Scheme):
         return result, Coverage(tuple(rows))
 
 
-class _Pass(Pass[Layer | Linear | Embedding]):
-    def __init__(self, model: onnx.ModelProto, options: QuantizeOptions, weights: WeightForm) -> None:
-        super().__init__(model, options)
+class _Pass(Pass[_Found]):
+    def __init__(
+        self, scope: Scope, options: QuantizeOptions, weights: WeightForm, outer: Pass[_Found] | None = None
+    ) -> None:
+        super().__init__(scope, options, outer)
         self._weights = weights
         self._quantized: dict[str, QuantizedRows] = {}
 
-    def read(self, node: onnx.NodeProto) -> Layer | Linear | Embedding | str | None:
+    def inside(self, scope: Scope) -> _Pass:
+        return _Pass(scope, self.options, self._weights, self)
+
+    def read(self, node: onnx.NodeProto) -> _Found | str | None:
+        found = self._arithmetic(node)
+        if isinstance(found, Layer | CoupledLstm | Linear):
+            if name_of(node) in self.options.stored:
+                return self._storage(node, "")
+            slower = why_storage_only(found, self.options.prefer, bool(self.scope.place))
+            return found if slower is None else self._storage(node, slower)
+        if isinstance(found, str) and node.op_type in ("MatMul", "Gemm", *CONVOLUTIONS):
+            return self._storage(node, found)
+        return found
+
+    def _arithmetic(self, node: onnx.NodeProto) -> Layer | CoupledLstm | Linear | Embedding | str | None:
+        if node.op_type == "LSTM" and self.options.allow_coupled:
+            return read_coupled(node, self.constants)
         if node.op_type in RECURRENT:
             return read_recurrent(node, self.constants, self.used)
         if node.op_type == "MatMul":
@@ -56,20 +97,35 @@ class _Pass(Pass[Layer | Linear | Embedding]):
         if node.op_type == "Gather":
             folded = self.constants.is_known(node.output[0])
             return None if folded else read_gather(node, self.constants)
-        return NO_CONV if node.op_type in ("Conv", "ConvTranspose") else None
+        return _WINDOW if node.op_type in CONVOLUTIONS else None
 
-    def replace(self, node: onnx.NodeProto, found: Layer | Linear | Embedding) -> list[CoverageRow]:
+    def _storage(self, node: onnx.NodeProto, reason: str) -> Weights | str:
+        """Int8 storage for a node whose arithmetic stays in float; the reason alone where it has next to no weights."""
+        weights = read_weights(node, self.constants)
+        if weights is None or isinstance(weights, str):
+            return weights or reason
+        small = weights.macs < SMALLEST_TABLE and node.op_type not in RECURRENT
+        return reason if small else replace(weights, reason=reason)
+
+    def replace(self, node: onnx.NodeProto, found: _Found) -> list[CoverageRow]:
+        became, reason = "int8", None
         if isinstance(found, Layer):
             replace_recurrent(self.build, found, DynamicProducts(self._quantize(found.x), self._weights))
-            became, form, size, macs = "int8", recurrent_form(found), found.weight_bytes, found.macs
+            form, size, macs = recurrent_form(found), found.weight_bytes, found.macs
+        elif isinstance(found, CoupledLstm):
+            replace_coupled(self.build, found)
+            form, size, macs = COUPLED_FORM, found.weight_bytes, found.macs
         elif isinstance(found, Linear):
             replace_linear(self.build, found, self._quantize(found.x), self.constants, self._weights)
-            became, form, size, macs = "int8", "MatMulIntegerToFloat", found.matrix.nbytes, found.matrix.size
+            form, size, macs = "MatMulIntegerToFloat", found.matrix.nbytes, found.matrix.size
+        elif isinstance(found, Weights):
+            self.build.nodes.append(with_stored(self.storing(), node, found))
+            became, form, size, macs, reason = "int8-storage", FORM, found.weight_bytes, found.macs, found.reason
         else:
             replace_gather(self.build, found)
-            became, form, size, macs = "int8-storage", "Gather of int8 rows and their scales", found.table.nbytes, 0
-        reason = self._weights.remark if became == "int8" else None
-        return [CoverageRow(name_of(node), node.op_type, became, form, size, macs, reason=reason)]
+            became, form, size, macs = "int8-storage", TABLE_FORM, found.table.nbytes, 0
+        coupled = isinstance(found, CoupledLstm)
+        return [CoverageRow(name_of(node), node.op_type, became, form, size, macs, coupled, reason or None)]
 
     def _quantize(self, value: str) -> QuantizedRows:
         """The quantized rows of a value, computed once however many nodes read it."""

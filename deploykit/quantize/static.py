@@ -22,7 +22,7 @@ from deploykit.quantize import QuantizeOptions, Scheme
 from deploykit.quantize._calibration import scales
 from deploykit.quantize._graph import Builder, is_standard, name_of
 from deploykit.quantize._linear import Linear, read_gather, read_gemm, read_matmul
-from deploykit.quantize._pass import NO_CONV, Pass, copied
+from deploykit.quantize._pass import NO_CONV, Pass, Scope, copied
 from deploykit.quantize._recurrent import Layer
 from deploykit.quantize._recurrent import read as read_recurrent
 from deploykit.quantize._recurrent import replace as replace_recurrent
@@ -54,7 +54,7 @@ class StaticInt8(Scheme):
         """See ``Scheme.apply``; needs ``options.calibration``."""
         result = copied(model)
         _require_operators(opset_of(result))
-        step = _Pass(result, options)
+        step = _Pass(Scope.of(result), options)
         step.scales = self._scales(result, step.activations(), options.calibration)
         return result, Coverage(tuple(step.run()))
 
@@ -106,8 +106,8 @@ _Found = Layer | Linear | _Product
 
 
 class _Pass(Pass[_Found]):
-    def __init__(self, model: onnx.ModelProto, options: QuantizeOptions) -> None:
-        super().__init__(model, options)
+    def __init__(self, scope: Scope, options: QuantizeOptions) -> None:
+        super().__init__(scope, options)
         self.scales: dict[str, float] | None = None
         self._quantized: dict[str, str] = {}
         self._matrices: dict[str, _Rows] = {}

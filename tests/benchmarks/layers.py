@@ -42,7 +42,7 @@ class Layer(nn.Module):
 @click.option("--hidden", type=IntList(), default="128,256,512,1024", show_default=True)
 @click.option("--batch", type=IntList(), default="1", show_default=True)
 @click.option("--time", "times", type=IntList(), default="100", show_default=True)
-@click.option("--methods", type=NameList(), default="dynamic,dynamic-7bit", show_default=True)
+@click.option("--methods", type=NameList(), default="dynamic,dynamic-8bit", show_default=True)
 def main(
     kinds: tuple[str, ...],
     hidden: tuple[int, ...],

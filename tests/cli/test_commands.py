@@ -176,7 +176,7 @@ def test_the_other_kinds_are_exported_and_quantized(
     net: ModelRef, folder: Path, run: Callable[..., Result], kind: str
 ) -> None:
     assert run("export", f"net.py:{kind}", *INPUT).exit_code == 0
-    quantized = run("quantize", "--int8", f"build/{kind}.onnx", "--json", "-")
+    quantized = run("quantize", "--int8", "--prefer", "int8", f"build/{kind}.onnx", "--json", "-")
     assert quantized.exit_code == 0, quantized.output
     rows = json.loads(quantized.stdout)["coverage"]["rows"]
     assert [(row["kind"], row["became"]) for row in rows if row["kind"] == kind.upper()] == [(kind.upper(), "int8")]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from deploykit.coverage import Coverage
-from deploykit.quantize import QuantizeOptions, Scheme
+from deploykit.quantize import Preference, QuantizeOptions, Scheme
 from deploykit.quantize.dynamic import SCHEME
 
 Array = NDArray[Any]
@@ -140,10 +140,12 @@ def tensor(name: str, *shape: int, seed: int = 0, scale: float = 0.2) -> onnx.Te
     )
 
 
-def quantize(model: onnx.ModelProto, *exclude: str, scheme: Scheme = SCHEME) -> tuple[onnx.ModelProto, Coverage]:
-    """The checked result of a scheme, which has left its source alone."""
+def quantize(
+    model: onnx.ModelProto, *exclude: str, scheme: Scheme = SCHEME, prefer: Preference = "int8"
+) -> tuple[onnx.ModelProto, Coverage]:
+    """The checked result of a scheme, which has left its source alone; small layers are int8 too, unless told else."""
     before = model.SerializeToString(deterministic=True)
-    result, coverage = scheme.apply(model, QuantizeOptions(exclude=frozenset(exclude)))
+    result, coverage = scheme.apply(model, QuantizeOptions(exclude=frozenset(exclude), prefer=prefer))
     assert model.SerializeToString(deterministic=True) == before
     onnx.checker.check_model(result)
     return result, coverage

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto
 
 from deploykit import registry
-from deploykit.quantize import dynamic_7bit
+from deploykit.quantize import dynamic_8bit
+from deploykit.quantize.dynamic import SCHEME
 from tests.quantize.graphs import (
     DIRECTIONS,
     VARIANTS,
@@ -194,7 +195,7 @@ def test_the_file_holds_no_float_matrix_and_is_a_quarter_of_the_size(kind: str) 
     assert model.ByteSize() / quantized.ByteSize() > 3.7
     tensors = all_initializers(quantized.graph)
     matrices = [one for one in tensors if len(one.dims) > 1]
-    assert {one.data_type for one in matrices} == {TensorProto.UINT8}
+    assert {one.data_type for one in matrices} == {TensorProto.INT8}
     assert sum(math.prod(one.dims) for one in matrices) == coverage.rows[0].weight_bytes / 4 == coverage.rows[0].macs
     assert all(math.prod(one.dims) <= 4 * net.hidden for one in tensors if one.data_type == TensorProto.FLOAT)
 
@@ -283,8 +284,8 @@ def test_a_large_initial_state_is_followed() -> None:
         feeds = net.feeds(30, 2)
         feeds["h0_0"] *= 20
         expected, actual = run(model, feeds)["y"], run(quantize(model)[0], feeds)["y"]
-        assert snr(expected[0], actual[0]) > 30
-        assert snr(expected, actual) > 30
+        assert snr(expected[0], actual[0]) > 28
+        assert snr(expected, actual) > 24
         assert snr(expected[-5:], actual[-5:]) > 26
 
 
@@ -322,21 +323,21 @@ def test_the_same_input_gives_the_same_file() -> None:
     assert first == second
 
 
-def test_seven_bit_weights_are_int8_and_close() -> None:
+def test_weights_are_int8_and_with_all_8_bits_uint8_and_closer() -> None:
     net = Net("GRU", inputs=32, hidden=64)
     model, feeds = net.model(), net.feeds(30, 2)
-    quantized, coverage = quantize(model, scheme=dynamic_7bit.SCHEME)
-    assert coverage.rows[0].reason == "its weights have 7 bits"
-    matrices = [one for one in all_initializers(quantized.graph) if len(one.dims) > 1]
-    assert {one.data_type for one in matrices} == {TensorProto.INT8}
-    # 255 * (64 + 64) is the largest sum that the 16-bit accumulators of AVX2 can meet.
-    assert max(int(np.abs(onnx.numpy_helper.to_array(one).astype(int)).max()) for one in matrices) == 64
-    reduced, exact = worst_snr(model, quantized, feeds), worst_snr(model, quantize(model)[0], feeds)
-    assert 34 < reduced < exact
+    found = {}
+    for scheme, kind in ((SCHEME, TensorProto.INT8), (dynamic_8bit.SCHEME, TensorProto.UINT8)):
+        quantized, coverage = quantize(model, scheme=scheme)
+        assert coverage.rows[0].became == "int8"
+        matrices = [one for one in all_initializers(quantized.graph) if len(one.dims) > 1]
+        assert {one.data_type for one in matrices} == {kind}
+        found[kind] = worst_snr(model, quantized, feeds)
+    assert 34 < found[TensorProto.INT8] < found[TensorProto.UINT8]
 
 
 def test_both_are_found_by_their_names() -> None:
-    assert {"dynamic", "dynamic-7bit"} <= set(registry.scheme_names())
+    assert {"dynamic", "dynamic-8bit"} <= set(registry.scheme_names())
     assert registry.scheme("dynamic").produces == "onnx-int8"
 
 
@@ -349,8 +350,9 @@ def test_the_worst_case_product_does_not_saturate() -> None:
         one.CopyFrom(onnx.numpy_helper.from_array(full, one.name))
     feeds = {"x": np.ones((3, 1, 64), np.float32)}
     expected = run(model, feeds)["y"]
-    for scheme in (registry.scheme("dynamic"), dynamic_7bit.SCHEME):
-        np.testing.assert_allclose(run(quantize(model, scheme=scheme)[0], feeds)["y"], expected, rtol=1e-5)
+    for scheme in (SCHEME, dynamic_8bit.SCHEME):
+        # A saturated sum would be off by half; equal weights, half a step from a level in pairs, by 1 %.
+        np.testing.assert_allclose(run(quantize(model, scheme=scheme)[0], feeds)["y"], expected, rtol=0.02)
 
 
 def test_excluded_and_float_layers_run_side_by_side() -> None:

@@ -66,7 +66,7 @@ def test_a_good_net_is_quantized_whole_and_the_manifest_says_how_good(folder: Pa
 
 def test_only_the_hostile_node_stays_in_float(folder: Path) -> None:
     source = saved(folder, linear_net(0.2, 0.2, 0.2, hostile=1))
-    made = quantize(source, folder / "int8.onnx", bounds=Bounds(min_snr=25))
+    made = quantize(source, folder / "int8.onnx", bounds=Bounds(min_snr=25), prefer="int8")
     assert made.verification is not None
     assert made.verification["kept_float"] == ["m1"]
     assert next(cost["node"] for cost in made.verification["ranking"]) == "m1"
@@ -74,6 +74,18 @@ def test_only_the_hostile_node_stays_in_float(folder: Path) -> None:
     became = {row.node: (row.became, row.reason) for row in made.coverage.rows}
     assert became["m0"][0] == became["m2"][0] == "int8"
     assert became["m1"] == ("float32", "quantized, it would cost more accuracy than the bounds allow")
+
+
+def test_weights_are_stored_as_int8_where_only_the_arithmetic_is_hostile(folder: Path) -> None:
+    model = linear_net(0.2, 0.2, hostile=1)
+    matrix = numpy_helper.to_array(model.graph.initializer[-1]).copy()
+    matrix[3] = 0  # the loud channel takes the range of the row, and does nothing
+    model.graph.initializer[-1].CopyFrom(numpy_helper.from_array(matrix, "w1"))
+    made = quantize(saved(folder, model), folder / "int8.onnx", prefer="int8")
+    assert made.verification is not None
+    assert (made.verification["kept_float"], made.verification["kept_storage"]) == ([], ["m1"])
+    assert made.coverage is not None
+    assert [row.became for row in made.coverage.rows] == ["int8", "int8-storage"]
 
 
 def test_a_bound_that_cannot_be_held_ends_with_the_ranking_and_no_file(folder: Path) -> None:
@@ -87,15 +99,28 @@ def test_a_bound_that_cannot_be_held_ends_with_the_ranking_and_no_file(folder: P
 
 def test_a_recurrent_layer_that_would_have_to_stay_is_an_error_unless_partial_is_allowed(folder: Path) -> None:
     source = saved(folder, graphs.Net(layers=2).model())
-    whole = quantize(source, folder / "whole.onnx").verification
+    whole = quantize(source, folder / "whole.onnx", prefer="int8").verification
     assert whole is not None
     bounds = Bounds(min_snr=whole["accuracy"]["snr_db"] + 1)  # one layer less brings more than that
     with pytest.raises(GateError, match=r"gru_\d: quantized, it would cost more"):
-        quantize(source, folder / "int8.onnx", bounds=bounds)
+        quantize(source, folder / "int8.onnx", bounds=bounds, prefer="int8")
     assert not (folder / "int8.onnx").exists()
-    made = quantize(source, folder / "int8.onnx", bounds=bounds, allow_partial=True)
+    made = quantize(source, folder / "int8.onnx", bounds=bounds, prefer="int8", allow_partial=True)
     assert made.coverage is not None
-    assert [row.became for row in made.coverage.rows].count("float32") == 1
+    assert [row.became for row in made.coverage.rows].count("int8") == 1
+
+
+def test_a_bound_that_storage_misses_too_keeps_floats(folder: Path) -> None:
+    source = saved(folder, linear_net(0.2, 0.2))
+    whole = quantize(source, folder / "stored.onnx", method="weight-only").verification
+    one = quantize(source, folder / "one.onnx", prefer="int8", exclude=frozenset({"m0"})).verification
+    assert whole is not None
+    assert one is not None
+    assert one["accuracy"]["snr_db"] > whole["accuracy"]["snr_db"] - 12
+    made = quantize(source, folder / "int8.onnx", prefer="int8", bounds=Bounds(min_snr=one["accuracy"]["snr_db"] - 0.1))
+    assert made.verification is not None
+    assert len(made.verification["kept_float"]) == 1
+    assert made.verification["kept_storage"] == []
 
 
 def test_without_bounds_nothing_is_measured_and_the_manifest_says_so(folder: Path) -> None:
@@ -139,7 +164,7 @@ def test_the_metric_is_a_bound_in_its_own_direction(higher_is_better: bool) -> N
     chosen = gate(model, Bounds(max_metric_drop=0.01), metric)
 
     def choose() -> None:
-        chosen.choose(lambda exclude: (wrong, Coverage(())), frozenset(), lambda step: None)
+        chosen.choose(lambda exclude, stored: (wrong, Coverage(())), frozenset(), lambda step: None)
 
     if higher_is_better:
         with pytest.raises(GateError, match=r"mean_square goes from .* to .* and 1.0% is allowed"):
@@ -152,9 +177,9 @@ def test_nan_fails_whichever_side_it_comes_from() -> None:
     model, broken = linear_net(0.2), linear_net(0.2)
     broken.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.full((32, 32), np.nan, np.float32), "w0"))
     with pytest.raises(GateError, match="NaN or Inf"):
-        gate(model, Bounds()).choose(lambda exclude: (broken, Coverage(())), frozenset(), lambda step: None)
+        gate(model, Bounds()).choose(lambda exclude, stored: (broken, Coverage(())), frozenset(), lambda step: None)
     with pytest.raises(QuantizationError, match="itself answers NaN"):
-        gate(broken, Bounds()).choose(lambda exclude: (model, Coverage(())), frozenset(), lambda step: None)
+        gate(broken, Bounds()).choose(lambda exclude, stored: (model, Coverage(())), frozenset(), lambda step: None)
 
 
 def test_nodes_without_a_name_are_ranked_and_kept_too(folder: Path) -> None:
