@@ -124,9 +124,26 @@ def command(
         bounds=None if no_verify else Bounds(min_snr, max_error, max_metric_drop),
     )
     if json_target is not None:
-        _shared.emit_json(manifest_path(made.path).read_text(encoding="utf-8"), json_target)
+        _shared.emit_json(_shared.as_json(_with_totals(made)), json_target)
     if json_target != "-":
         show(made, source)
+
+
+def _with_totals(made: Artifact) -> dict[str, Any]:
+    """The manifest, with each row's shares and the totals of the coverage."""
+    import msgspec
+
+    manifest: dict[str, Any] = msgspec.json.decode(manifest_path(made.path).read_bytes())
+    coverage = made.coverage
+    assert coverage is not None
+    for row, (weights, macs) in zip(manifest["coverage"]["rows"], coverage.shares(), strict=True):
+        row |= {"weight_share": weights, "mac_share": macs}
+    totals = {"weight_share": coverage.weight_share, "mac_share": coverage.mac_share}
+    manifest["coverage"] |= totals | {
+        "weight_bytes": sum(row.weight_bytes for row in coverage.rows),
+        "macs": sum(row.macs for row in coverage.rows),
+    }
+    return manifest
 
 
 def quantize_now(source: Artifact, output: Path | None, **options: Any) -> Artifact:
@@ -142,11 +159,9 @@ def show(made: Artifact, source: Artifact) -> None:
     """Print what was made, and the coverage table."""
     coverage = made.coverage
     assert coverage is not None
-    total_bytes = sum(row.weight_bytes for row in coverage.rows) or 1
-    total_macs = sum(row.macs for row in coverage.rows) or 1
     rows = []
-    for row in coverage.rows:
-        shares = (f"{row.weight_bytes / total_bytes:.0%}", f"{row.macs / total_macs:.0%}")
+    for row, (weights, macs) in zip(coverage.rows, coverage.shares(), strict=True):
+        shares = (f"{weights:.0%}", f"{macs:.0%}")
         told = "; ".join(filter(None, (row.form, row.reason, "couples batch rows" if row.coupled else None)))
         rows.append((row.node, row.kind, row.became, *shares, told))
     ratio = source.size_bytes / made.size_bytes
@@ -157,6 +172,10 @@ def show(made: Artifact, source: Artifact) -> None:
     besides = f"; float products of unknown size, not counted: {uncounted}" if uncounted else ""
     total = f"{coverage.weight_share:.1%} of the weight bytes, {coverage.mac_share:.1%} of the multiply-accumulates"
     click.echo(f"int8: {total}{besides}.")
+    preferred = sum(row.by_preference for row in coverage.rows)
+    if preferred:
+        nodes = "1 node computes" if preferred == 1 else f"{preferred} nodes compute"
+        click.echo(f"{nodes} in float on int8 weights by preference, not for want of an int8 form: --prefer int8.")
     click.echo(_proof(made))
 
 

@@ -11,6 +11,7 @@ import onnx
 import onnx.inliner
 from onnx import helper, numpy_helper
 
+from deploykit import graphs
 from deploykit.errors import ExportError, first_line
 from deploykit.graphs import subgraphs
 
@@ -87,23 +88,13 @@ def _agreed(found: Iterable[tuple[str, tuple[int | None, ...]]]) -> dict[str, tu
 
 
 def inferred(model: onnx.ModelProto) -> onnx.GraphProto:
-    """The graph with every dtype and shape that ONNX can infer, and of its weights only small ones and the types.
-
-    Without them, because a model may be over 2 GiB, and ONNX copies it as a protobuf.
+    """``graphs.inferred``.
 
     Raises:
         ExportError: the graph contradicts itself.
     """
-    light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
-    light.graph.CopyFrom(model.graph)
-    del light.graph.initializer[:]
-    for tensor in model.graph.initializer:
-        if math.prod(tensor.dims) <= 1024:
-            light.graph.initializer.add().CopyFrom(tensor)
-        elif all(value.name != tensor.name for value in light.graph.input):
-            light.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     try:
-        return onnx.shape_inference.infer_shapes(light, data_prop=True).graph
+        return graphs.inferred(model)
     except onnx.shape_inference.InferenceError as error:
         raise ExportError(f"the exported graph contradicts itself: {first_line(error)}.") from error
 

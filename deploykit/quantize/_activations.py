@@ -18,21 +18,24 @@ _TINY = 1e-30
 
 @dataclass(frozen=True)
 class QuantizedRows:
-    """``values`` uint8 ``[..., in]``, and the float32 ``scale`` ``[..., 1]`` that gives back the rows."""
+    """``values`` uint8 ``[..., in]``, and the float32 ``scale`` ``[..., 1]`` that gives back the rows.
+
+    Or, along the last axis but one, ``[..., in, columns]`` and ``[..., 1, columns]``.
+    """
 
     values: str
     scale: str
 
 
-def quantize_rows(build: Builder, value: str, floor: float = _TINY) -> QuantizedRows:
-    """Quantize with the scale max(floor, largest magnitude of the row) / 127.
+def quantize_rows(build: Builder, value: str, axis: int = -1) -> QuantizedRows:
+    """Quantize with the scale max(1e-30, largest magnitude of the row) / 127; a row runs along ``axis``.
 
     A row with a NaN or Inf gets the scale NaN, so that its results are NaN, as are those of no other row: ReduceMax
     alone would overlook a NaN, and rounding would turn it into a number.
     """
     magnitude = build.op("Abs", [value], "abs")
-    peak = build.op("Max", [build.reduce("ReduceMax", magnitude, "peak"), build.scalar(floor)], "floored")
-    sound = build.op("Mul", [build.reduce("ReduceSum", magnitude, "sum"), build.scalar(0.0)], "sound")
+    peak = build.op("Max", [build.reduce("ReduceMax", magnitude, "peak", axis), build.scalar(_TINY)], "floored")
+    sound = build.op("Mul", [build.reduce("ReduceSum", magnitude, "sum", axis), build.scalar(0.0)], "sound")
     scale = build.op("Div", [build.op("Add", [peak, sound], "range"), build.scalar(LEVELS)], "scale")
     return QuantizedRows(to_uint8(build, build.op("Div", [value, scale], "scaled"), 1.0), scale)
 
@@ -42,10 +45,10 @@ def to_uint8(build: Builder, value: str, scale: float) -> str:
 
     onnxruntime's own QuantizeLinear does not change with the opset; it lacks ai.onnx's newest ones for a while.
     """
-    return build.op("QuantizeLinear", [value, build.scalar(scale), _zero_point(build)], "q", MICROSOFT)
+    return build.op("QuantizeLinear", [value, build.scalar(scale), zero_point(build)], "q", MICROSOFT)
 
 
-def _zero_point(build: Builder) -> str:
+def zero_point(build: Builder) -> str:
     return build.constant(np.array(ZERO_POINT, np.uint8), "zero_point")
 
 
@@ -56,7 +59,7 @@ def product(build: Builder, values: str, scale: float, weights: QuantizedMatrix,
         build.constant(weights.values, f"{wish}_int8"),
         build.scalar(scale),
         build.constant(weights.scale, f"{wish}_scale"),
-        _zero_point(build),
+        zero_point(build),
         build.constant(weights.zero_point, "zero_point"),
     ]
     return build.op("MatMulIntegerToFloat", inputs + [bias] * bool(bias), wish, MICROSOFT)

@@ -179,11 +179,11 @@ class Builder:
         """Split along an axis into parts of the given sizes."""
         return self.ops("Split", [value, self.ints(*sizes)], [self.fresh(wish) for wish in wishes], axis=axis)
 
-    def reduce(self, op_type: str, value: str, wish: str) -> str:
-        """ReduceMax or ReduceSum over the last axis, which is kept; the axes became an input in opset 18 and 13."""
+    def reduce(self, op_type: str, value: str, wish: str, axis: int = -1) -> str:
+        """ReduceMax or ReduceSum over an axis, which is kept; the axes became an input in opset 18 and 13."""
         if self.opset >= {"ReduceSum": 13}.get(op_type, 18):
-            return self.op(op_type, [value, self.ints(-1)], wish, keepdims=1)
-        return self.op(op_type, [value], wish, axes=[-1], keepdims=1)
+            return self.op(op_type, [value, self.ints(axis)], wish, keepdims=1)
+        return self.op(op_type, [value], wish, axes=[axis], keepdims=1)
 
 
 def _digest(array: NDArray[Any]) -> bytes:

@@ -26,8 +26,9 @@ DIRECTION_GRAPH, NODE_GRAPH = 6000, 2000
 
 def why_storage_only(found: Layer | CoupledLstm | Linear, prefer: Preference, in_a_step: bool) -> str | None:
     """Why the node's arithmetic should stay in float with its weights stored as int8; None where int8 pays."""
-    reason = {"int8": None, "size": _not_smaller(found), "speed": _not_faster(found, in_a_step)}[prefer]
-    return None if reason is None else f"{reason} (--prefer int8 overrides)"
+    if prefer == "int8":
+        return None
+    return _not_smaller(found) if prefer == "size" else _not_faster(found, in_a_step)
 
 
 def _not_smaller(found: Layer | CoupledLstm | Linear) -> str | None:

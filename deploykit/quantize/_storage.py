@@ -38,10 +38,14 @@ class Weight:
 
 @dataclass(frozen=True)
 class Weights:
-    """The constant weights of one node, and why only their storage changes, where that has to be said."""
+    """The constant weights of one node, and why only their storage changes, where that has to be said.
+
+    ``by_preference`` as in ``CoverageRow``.
+    """
 
     parts: tuple[Weight, ...]
     reason: str | None = None
+    by_preference: bool = False
 
     @property
     def weight_bytes(self) -> int:

@@ -15,6 +15,7 @@ from onnx import helper
 from deploykit.coverage import RECURRENT, Coverage, CoverageRow
 from deploykit.quantize import QuantizeOptions, Scheme
 from deploykit.quantize._activations import QuantizedRows, quantize_rows
+from deploykit.quantize._attention import CONTEXT_REMARK, Product, Products, replace_product
 from deploykit.quantize._coupled import FORM as COUPLED_FORM
 from deploykit.quantize._coupled import CoupledLstm, read_coupled, replace_coupled
 from deploykit.quantize._graph import MICROSOFT, name_of, walk
@@ -35,12 +36,14 @@ from deploykit.quantize._recurrent import DynamicProducts, Layer
 from deploykit.quantize._recurrent import form as recurrent_form
 from deploykit.quantize._recurrent import read as read_recurrent
 from deploykit.quantize._recurrent import replace as replace_recurrent
+from deploykit.quantize._source import static_size
 from deploykit.quantize._storage import CONVOLUTIONS, FORM, Weights, read_weights, with_stored
 from deploykit.quantize._weights import PAIRED, WeightForm
 
+_ACTIVATIONS = "a product of two activations, both to be quantized in every run, is faster in float"
 _WINDOW = "one activation scale for a window would couple time steps"
 
-_Found = Layer | CoupledLstm | Linear | Embedding | Weights
+_Found = Layer | CoupledLstm | Linear | Product | Embedding | Weights
 
 
 class DynamicInt8(Scheme):
@@ -70,6 +73,7 @@ class _Pass(Pass[_Found]):
         super().__init__(scope, options, outer)
         self._weights = weights
         self._quantized: dict[str, QuantizedRows] = {}
+        self._products = Products(self.graph, self.constants, scope.opset)
 
     def inside(self, scope: Scope) -> _Pass:
         return _Pass(scope, self.options, self._weights, self)
@@ -80,18 +84,18 @@ class _Pass(Pass[_Found]):
             if name_of(node) in self.options.stored:
                 return self._storage(node, "")
             slower = why_storage_only(found, self.options.prefer, bool(self.scope.place))
-            return found if slower is None else self._storage(node, slower)
+            return found if slower is None else self._storage(node, slower, by_preference=True)
         if isinstance(found, str) and node.op_type in ("MatMul", "Gemm", *CONVOLUTIONS):
             return self._storage(node, found)
         return found
 
-    def _arithmetic(self, node: onnx.NodeProto) -> Layer | CoupledLstm | Linear | Embedding | str | None:
+    def _arithmetic(self, node: onnx.NodeProto) -> Layer | CoupledLstm | Linear | Product | Embedding | str | None:
         if node.op_type == "LSTM" and self.options.allow_coupled:
             return read_coupled(node, self.constants)
         if node.op_type in RECURRENT:
             return read_recurrent(node, self.constants, self.used)
         if node.op_type == "MatMul":
-            return read_matmul(node, self.constants)
+            return self._matmul(node)
         if node.op_type == "Gemm":
             return read_gemm(node, self.constants)
         if node.op_type == "Gather":
@@ -99,13 +103,18 @@ class _Pass(Pass[_Found]):
             return None if folded else read_gather(node, self.constants)
         return _WINDOW if node.op_type in CONVOLUTIONS else None
 
-    def _storage(self, node: onnx.NodeProto, reason: str) -> Weights | str:
+    def _matmul(self, node: onnx.NodeProto) -> Linear | Product | str:
+        if any(map(self.constants.is_known, node.input)):
+            return read_matmul(node, self.constants)
+        return self._products.read(node) if self.options.prefer == "int8" else _ACTIVATIONS
+
+    def _storage(self, node: onnx.NodeProto, reason: str, *, by_preference: bool = False) -> Weights | str:
         """Int8 storage for a node whose arithmetic stays in float; the reason alone where it has next to no weights."""
         weights = read_weights(node, self.constants)
         if weights is None or isinstance(weights, str):
-            return weights or reason
+            return reason
         small = weights.macs < SMALLEST_TABLE and node.op_type not in RECURRENT
-        return reason if small else replace(weights, reason=reason)
+        return reason if small else replace(weights, reason=reason, by_preference=by_preference)
 
     def replace(self, node: onnx.NodeProto, found: _Found) -> list[CoverageRow]:
         became, reason = "int8", None
@@ -118,6 +127,11 @@ class _Pass(Pass[_Found]):
         elif isinstance(found, Linear):
             replace_linear(self.build, found, self._quantize(found.x), self.constants, self._weights)
             form, size, macs = "MatMulIntegerToFloat", found.matrix.nbytes, found.matrix.size
+        elif isinstance(found, Product):
+            macs = static_size(self.graph, found.right)
+            replace_product(self.build, found)
+            form, size = f"integer product of two activations ({found.form})", 0
+            reason = CONTEXT_REMARK if found.form == "context" else None
         elif isinstance(found, Weights):
             self.build.nodes.append(with_stored(self.storing(), node, found))
             became, form, size, macs, reason = "int8-storage", FORM, found.weight_bytes, found.macs, found.reason
@@ -125,7 +139,8 @@ class _Pass(Pass[_Found]):
             replace_gather(self.build, found)
             became, form, size, macs = "int8-storage", TABLE_FORM, found.table.nbytes, 0
         coupled = isinstance(found, CoupledLstm)
-        return [CoverageRow(name_of(node), node.op_type, became, form, size, macs, coupled, reason or None)]
+        preferred = isinstance(found, Weights) and found.by_preference
+        return [CoverageRow(name_of(node), node.op_type, became, form, size, macs, coupled, reason or None, preferred)]
 
     def _quantize(self, value: str) -> QuantizedRows:
         """The quantized rows of a value, computed once however many nodes read it."""

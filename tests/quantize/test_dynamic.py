@@ -42,7 +42,7 @@ nets = st.builds(
     bias=st.booleans(),
     lengths=st.booleans(),
     initial=st.booleans(),
-    opset=st.sampled_from([14, 15, 17, 18, 20, 21]),
+    opset=st.integers(14, NEWEST),
 )
 
 
@@ -177,14 +177,14 @@ def test_padding_is_never_read(kind: str, direction: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "variant"), VARIANTS)
-def test_the_error_does_not_grow_over_two_thousand_steps(kind: str, variant: str) -> None:
+def test_the_error_does_not_grow_over_ten_thousand_steps(kind: str, variant: str) -> None:
     net = Net(kind, variant, inputs=24, hidden=48)
     model = net.model()
-    feeds = net.feeds(2000, 1)
+    feeds = net.feeds(10_000, 1)
     expected, actual = run(model, feeds)["y"], run(quantize(model)[0], feeds)["y"]
-    early, late = (snr(expected[part], actual[part]) for part in (slice(0, 200), slice(1800, 2000)))
+    early, *later = (snr(expected[at : at + 500], actual[at : at + 500]) for at in range(0, 10_000, 500))
     assert early > 36
-    assert late > early - 2
+    assert min(later) > early - 2
 
 
 @pytest.mark.parametrize("kind", ["GRU", "LSTM", "RNN"])

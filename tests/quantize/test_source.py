@@ -15,9 +15,10 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.backend.test.loader import load_model_tests
 from torch import nn
 
+from deploykit import registry
 from deploykit.coverage import RECURRENT
 from deploykit.errors import QuantizationError
-from deploykit.quantize import QuantizeOptions
+from deploykit.quantize import Preference, QuantizeOptions
 from deploykit.quantize.dynamic import SCHEME
 from tests.quantize.graphs import Array, Net, all_ops, build, floats, quantize, run, snr, tensor, worst_snr
 
@@ -34,9 +35,20 @@ def test_old_opsets_are_refused(opset: int) -> None:
     assert f"opset {opset}" in refusal(model)
 
 
-def test_a_quantized_graph_is_refused(tmp_path: Path) -> None:
-    once, _ = quantize(Net("GRU").model())
+@pytest.mark.parametrize("method", registry.scheme_names())
+def test_a_quantized_graph_is_refused(method: str) -> None:
+    net = Net("GRU", hidden=40)
+    options = QuantizeOptions(calibration=net.feeds(20, 2), prefer="int8")
+    once, _ = registry.scheme(method).apply(net.model(), options)
     assert "quantized already" in refusal(once)
+
+
+@pytest.mark.parametrize("prefer", ["speed", "size"])
+def test_a_graph_of_small_layers_is_refused_too(prefer: Preference) -> None:
+    assert "quantized already" in refusal(quantize(Net("GRU").model(), prefer=prefer)[0])
+
+
+def test_another_tools_quantized_graph_is_refused(tmp_path: Path) -> None:
     source, target = tmp_path / "lstm.onnx", tmp_path / "int8.onnx"
     onnx.save(Net("LSTM").model(), source)
     onnxruntime.quantization.quantize_dynamic(source, target)
