@@ -66,7 +66,7 @@ def _measure(kind: str, hidden: int, methods: tuple[str, ...], settings: Setting
         (folder / "layer.py").write_text(FACTORY.format(kind=kind, hidden=hidden))
         ref = ModelRef(f"{folder}/layer.py:Layer", inputs=(f"x:float32[batch,time,{hidden}]",))
         exported = export(ref, folder / "layer.onnx")
-        quantized = [quantize(exported, folder / f"{method}.onnx", method=method) for method in methods]
+        quantized = [quantize(exported, folder / f"{method}.onnx", method=method, prefer="int8") for method in methods]
         subjects = [Subject("ort", artifact) for artifact in (exported, *quantized)]
         return bench(subjects, Artifact.of_model(ref, f"{kind} {hidden}"), settings)
 
