@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -88,7 +89,7 @@ def check_invariance(model: Model, seats: Sequence[Seat], shape: Shape, seed: in
 
 
 def time_latency(model: Model, seats: Sequence[Seat], shape: Shape, settings: Settings, tick: Tick) -> None:
-    """Time every live seat at one shape in interleaved windows (A B C A B C …); all samples are kept."""
+    """Time every live seat at one shape in interleaved windows (A B C, C A B, …); all samples are kept."""
     sets = _input_sets(model, shape, settings.seed + _TIMING_SEED)
     slowest = 0.0
     for seat in seats:
@@ -101,9 +102,13 @@ def time_latency(model: Model, seats: Sequence[Seat], shape: Shape, settings: Se
     rounds = (
         min(settings.rounds, max(MIN_ROUNDS, math.ceil(settings.seconds / slowest))) if slowest else settings.rounds
     )
+    order = list(seats)
+    shuffle = random.Random(settings.seed).shuffle
     for number in range(rounds):
         tick(f"latency at {shape}, round {number + 1} of {rounds}")
-        for seat in seats:
+        # Whoever came after the same other in every round would have its caches and clock frequency to thank or blame.
+        shuffle(order)
+        for seat in order:
             if seat.live:
                 with seat.attempt():
                     seat.windows[shape].append(seat.connected.call("window", str(shape), settings.seconds / rounds, 1))

@@ -67,11 +67,24 @@ def main() -> None:
     """Serve the connection whose file descriptor is the first argument, until it closes."""
     # Ctrl-C reaches the whole process group; the parent decides what becomes of its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _share_cores()
     with (
         Connection(int(sys.argv[1])) as connection,
         contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError),
     ):
         serve(connection)
+
+
+def _share_cores() -> None:
+    """Run on as many cores as there are threads, on the same ones as every other worker of this run.
+
+    Only one worker runs at a time. Left to the scheduler, one may sit on a core that others keep busy, and the next on
+    an idle one, for the whole run: then identical programs differ by several percent.
+    """
+    threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
+    if hasattr(os, "sched_setaffinity"):
+        usable = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, usable[-threads:])
 
 
 def serve(connection: Connection) -> None:

@@ -79,7 +79,16 @@ def test_drift_does_not_reach_the_speed_up() -> None:
     slow = [[value * (3 if number >= 10 else 1) for value in window] for number, window in enumerate(windows(0))]
     found = stats.speedup(slow, [[value // 2 for value in window] for window in slow], vs="a", seed=0)
     assert found.median == pytest.approx(2, rel=1e-3)
-    assert found.low == pytest.approx(2, rel=1e-3)
+    assert found.low == pytest.approx(2 / (1 + stats.RESOLUTION), rel=1e-3)
+    assert found.high == pytest.approx(2 * (1 + stats.RESOLUTION), rel=1e-3)
+
+
+def test_two_processes_that_differ_by_less_than_the_resolution_are_not_told_apart() -> None:
+    same = [[1_000_000] * 30 for _ in range(20)]
+    found = stats.speedup(same, [[1_010_000] * 30 for _ in range(20)], vs="a", seed=0)
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low < 1 < found.high
 
 
 def test_the_interval_is_the_same_for_the_same_seed() -> None:
