@@ -151,7 +151,7 @@ def read(path: Path) -> Artifact:
     if not path.is_file():
         raise ArtifactError(f"no artifact at {path}: make one with `deploykit export`.")
     manifest = manifest_path(path)
-    if not manifest.is_file():
+    if not manifest.is_file() or (path.suffix == ".onnx" and not is_manifest(manifest)):
         if path.suffix != ".onnx":
             raise ArtifactError(f"{path} has no manifest {manifest.name} beside it: make it again with deploykit.")
         return _adopt(path)
@@ -161,6 +161,17 @@ def read(path: Path) -> Artifact:
             f"{path} is not the file that its manifest describes (the SHA-256 differs): make it again from its source."
         )
     return artifact
+
+
+def is_manifest(path: Path) -> bool:
+    """Whether a JSON file is a manifest of deploykit, of whatever version; others use such names for theirs."""
+    import msgspec
+
+    try:
+        data = msgspec.json.decode(path.read_bytes())
+    except (OSError, msgspec.MsgspecError):
+        return True  # one that was cut short, say: whoever reads it tells
+    return isinstance(data, dict) and "manifest_version" in data
 
 
 def load_onnx(path: Path) -> onnx.ModelProto:
@@ -182,10 +193,19 @@ def load_onnx(path: Path) -> onnx.ModelProto:
 
 
 def tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
-    """A graph input's or output's name, dtype and dims; a dim without a size or a name is called ``unknown``."""
+    """A graph input's or output's name, dtype and dims; a dim without a size or a name is called ``unknown``.
+
+    Raises:
+        ArtifactError: it is a sequence, an optional value or the like.
+    """
     import onnx
 
     tensor = value.type.tensor_type
+    if not value.type.HasField("tensor_type") or not tensor.elem_type:
+        kind = value.type.WhichOneof("value") or "nothing"
+        raise ArtifactError(
+            f"the graph's {value.name!r} is no tensor ({kind.removesuffix('_type')}): deploykit takes tensors only."
+        )
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
     dims = tuple(
         dim.dim_param or (dim.dim_value if dim.HasField("dim_value") else "unknown") for dim in tensor.shape.dim
@@ -230,7 +250,7 @@ def read_manifest(manifest: Path) -> Artifact:
 
 def _adopt(path: Path) -> Artifact:
     graph = load_onnx(path).graph
-    files = {path, *_external_files(path)}
+    files = {path, *external_files(path)}
     weights = {tensor.name for tensor in graph.initializer}
     return Artifact(
         path,
@@ -244,10 +264,12 @@ def _adopt(path: Path) -> Artifact:
     )
 
 
-def _external_files(path: Path) -> set[Path]:
-    """The files beside an ONNX file that hold its larger tensors."""
+def external_files(path: Path) -> set[Path]:
+    """The files beside an ONNX file that hold its larger tensors; none for other files."""
     import onnx
 
+    if path.suffix != ".onnx":
+        return set()
     tensors = onnx.load(path, load_external_data=False).graph.initializer
     return {
         path.parent / entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"

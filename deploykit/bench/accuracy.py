@@ -174,7 +174,7 @@ def _argmax_agreement(
 
 def _steps(references: Sequence[Array], founds: Sequence[Array], axis: int | None) -> Floats | None:
     """Mean absolute error of each time step over seeds and all other axes, shape ``[time]``."""
-    if axis is None or not all(np.issubdtype(array.dtype, np.inexact) for array in references):
+    if axis is None or not all(np.issubdtype(array.dtype, np.inexact) and array.size for array in references):
         return None
     means = [
         np.abs(np.moveaxis(b.astype(np.float64) - a, axis, 0)).reshape(a.shape[axis], -1).mean(axis=1)
@@ -186,7 +186,7 @@ def _steps(references: Sequence[Array], founds: Sequence[Array], axis: int | Non
 def _first_outside(
     references: Sequence[Array], founds: Sequence[Array], allowed: Tolerance, axis: int | None
 ) -> int | None:
-    if axis is None or allowed.min_snr_db is not None:
+    if axis is None or allowed.min_snr_db is not None or not all(array.size for array in references):
         return None
     first: list[int] = []
     for a, b in zip(references, founds, strict=True):

@@ -67,8 +67,8 @@ def highest_rate(
     """The highest rate whose latency percentile stays within ``bound_ms``, and all that was tried on the way.
 
     ``measure(rate)`` returns the percentile in milliseconds. ``ceiling`` is what one server could do without a pause;
-    rates are halved from there until one holds, and then the gap is closed by bisection. None where even a hundredth of the
-    ceiling does not hold.
+    rates are halved from there until one holds, and then the gap is closed by bisection. None where even a hundredth of
+    the ceiling does not hold.
     """
     tried: list[Tried] = []
 

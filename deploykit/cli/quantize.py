@@ -14,7 +14,7 @@ from deploykit.cli import _progress, _shared, _table
 from deploykit.config import Config
 from deploykit.errors import UsageError
 from deploykit.quantize import DEFAULT_BOUNDS, DEFAULT_METHOD, PREFERENCES, Preference
-from deploykit.quantize._gate import Bounds
+from deploykit.quantize._gate import Bounds, Cost
 from deploykit.units import size
 
 
@@ -111,6 +111,8 @@ def command(
         method = "static"
     registry.scheme(method)  # an unknown method is told before anything is exported
     source = _shared.exported(config, config.model) if artifact is None else _shared.artifact_at(artifact)
+    path = output or source.path.with_suffix(".int8.onnx")
+    _shared.require_apart(json_target, source.path, path, manifest_path(path), *filter(None, [calibration]))
     made = quantize_now(
         source,
         output,
@@ -185,17 +187,20 @@ def _proof(made: Artifact) -> str:
     if not proof.get("verified"):
         return "NOT held against the float artifact (--no-verify)."
     accuracy, metric = proof["accuracy"], proof["metric"]
-    snr = "no error" if accuracy["snr_db"] is None else f"SNR {accuracy['snr_db']:.1f} dB"
-    lines = [f"against the float artifact: {snr}, largest error {accuracy['max_abs']:.2g}, on {proof['inputs']}."]
+    told = [] if accuracy["snr_db"] is None else [f"SNR {accuracy['snr_db']:.1f} dB"]
+    for name, error in accuracy["outputs"].items():
+        if error["cosine"] is None and error["outside"] is None and error["equal"] < 1:
+            told.append(f"{name} equal in {error['equal']:.1%}")
+    if not told and accuracy["max_abs"] == 0:
+        told = ["no error"]
+    told.append(f"largest error {accuracy['max_abs']:.2g}")
+    lines = [f"against the float artifact: {', '.join(told)}, on {proof['inputs']}."]
     if accuracy["grows"]:
         lines.append("the error grows over the time steps.")
     if metric is not None:
         lines.append(f"{metric['name']}: {metric['value']:.4f}, in float {metric['parent']:.4f}.")
     kept = [*proof["kept_float"], *proof["kept_storage"]]
     if kept:
-        costs = ", ".join(
-            f"{cost['node']} {'no error' if cost['snr_db'] is None else format(cost['snr_db'], '.1f') + ' dB'}"
-            for cost in proof["ranking"]
-        )
+        costs = ", ".join(Cost(cost["node"], cost["snr_db"], cost["max_abs"]).told for cost in proof["ranking"])
         lines.append(f"float arithmetic to hold the bounds: {', '.join(kept)}; each quantized alone: {costs}.")
     return "\n".join(lines)

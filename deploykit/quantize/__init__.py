@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -117,8 +118,7 @@ def quantize(
             f"{source.path} is {source.format}, and {method} quantizes {' or '.join(sorted(scheme.accepts))}: "
             "name the float artifact."
         )
-    if path.resolve() == source.path.resolve():
-        raise QuantizationError(f"{path} is the source itself, which is never changed: name another file with -o.")
+    _require_free(path, source, calibration)
     progress("reading")
     model = artifacts.load_onnx(source.path)
     _require_known(exclude, model, source)
@@ -143,7 +143,8 @@ def quantize(
     if left and not allow_partial:
         named = "; ".join(f"{row.node}: {row.reason or row.became}" for row in left)
         raise GateError(
-            f"int8 was asked for, but recurrent layers would stay in float ({named}); --allow-partial accepts that."
+            f"int8 was asked for, but recurrent layers would keep float arithmetic ({named}); --allow-partial accepts "
+            "that."
         )
     progress("checking")
     content = quantized.SerializeToString(deterministic=True)
@@ -169,6 +170,22 @@ def quantize(
     )
 
 
+def _require_free(path: Path, source: Artifact, calibration: Path | None) -> None:
+    """Nothing that is read may be written over, nor a manifest's place that somebody else's file has.
+
+    Raises:
+        UsageError: that would happen.
+    """
+    inputs = [source.path, artifacts.manifest_path(source.path), *artifacts.external_files(source.path)]
+    taken = {file.resolve() for file in [*inputs, *([] if calibration is None else [calibration])]}
+    for file in (path, artifacts.manifest_path(path)):
+        if file.resolve() in taken:
+            raise UsageError(f"{file} is an input, which is never changed: name another file with -o.")
+    manifest = artifacts.manifest_path(path)
+    if manifest.is_file() and not artifacts.is_manifest(manifest):
+        raise UsageError(f"{manifest} is somebody else's and would be written over: name another file with -o.")
+
+
 def _explained(coverage: Coverage, kept: tuple[str, ...]) -> Coverage:
     """With the true reason for the nodes that the gate, not the user, left in float."""
     because = "quantized, it would cost more accuracy than the bounds allow"
@@ -181,8 +198,11 @@ def _require_known(exclude: frozenset[str], model: onnx.ModelProto, source: Arti
     known = list(dict.fromkeys(name_of(node) for node in walk(model.graph)))
     unknown = sorted(exclude.difference(known))
     if unknown:
-        named = ", ".join(known)
-        raise QuantizationError(f"{source.path} has no node {unknown[0]!r} to exclude; its nodes: {named}.")
+        near = difflib.get_close_matches(unknown[0], known, n=5, cutoff=0.3) or known[:5]
+        raise UsageError(
+            f"{source.path} has no node {unknown[0]!r} to exclude; of its {len(known)} nodes the nearest are "
+            f"{', '.join(near)}."
+        )
 
 
 def _require_loads(content: bytes, source: Artifact) -> None:

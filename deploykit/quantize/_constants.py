@@ -41,6 +41,7 @@ class Constants:
 
     def __init__(self, graph: onnx.GraphProto, opset: int, outer: Constants | None = None) -> None:
         self._outer = outer
+        self._outputs = {info.name for info in graph.output}
         # An initializer that is a graph input too is only a default: the caller may feed another value.
         self._inputs = {info.name for info in graph.input}
         self._stored = {tensor.name: tensor for tensor in graph.initializer if tensor.name not in self._inputs}
@@ -51,6 +52,11 @@ class Constants:
                 self._known.update(filter(None, node.output))
         self._opset = opset
         self._values: dict[str, NDArray[Any]] = {}
+
+    def is_output(self, name: str) -> bool:
+        """Whether a graph gives the value, or an initializer that it is made from, to its caller."""
+        outer = self._outer is not None and self._outer.is_output(name)
+        return outer or not self._outputs.isdisjoint(self.sources(name))
 
     def is_known(self, name: str) -> bool:
         """Whether the value is constant, found without working it out."""

@@ -1,8 +1,9 @@
 """Holds a quantized graph against its float parent, and keeps layers in float until the bounds are met.
 
 The accuracy of int8 differs from model to model: it is measured before a file is written, never assumed. Where a bound
-is missed, each quantized node is tried alone, which ranks them by what they cost; the dearest are kept in float, one
-after another, until the bounds hold. That finds the fewest only as far as costs add up, which they nearly do.
+is missed, each quantized node is tried alone, which ranks them by what they cost; the dearest keep float arithmetic,
+one after another, until the bounds hold: on weights stored as int8 if that is enough, else all in float. That finds the
+fewest only as far as costs add up, which they nearly do.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from deploykit.types import Metric, TensorSpec
 if TYPE_CHECKING:
     import onnx
 
-    from deploykit.bench.report import Accuracy
+    from deploykit.bench.report import Accuracy, OutputError
     from deploykit.types import Array, Infer
 
 #: A way to quantize: the names of the nodes that stay in float, and of those whose weights alone are stored as int8,
@@ -31,24 +32,38 @@ Apply = Callable[[frozenset[str], frozenset[str]], "tuple[onnx.ModelProto, Cover
 class Bounds:
     """What a quantized artifact may lose against its parent, on every output.
 
-    ``min_snr`` in decibels; ``max_error`` absolute; ``max_metric_drop`` a share of the parent's metric.
+    ``min_snr`` in decibels, and where an output has no signal to compare with, every element within ``bench``'s
+    tolerance of int8; ``min_equal`` the share of equal elements of an output of integers or booleans, which have no
+    SNR; ``max_error`` absolute; ``max_metric_drop`` a share of the parent's metric.
     """
 
     min_snr: float = 20.0
     max_error: float | None = None
     max_metric_drop: float = 0.01
+    min_equal: float = 0.9
 
     def missed(self, measured: Measured) -> str | None:
         """None when all bounds hold, else one clause on the first that does not."""
         if measured.accuracy is None:
             return measured.unusable
         for name, error in measured.accuracy.outputs.items():
-            if error.snr_db is not None and not error.snr_db >= self.min_snr:
-                return f"output {name} has {error.snr_db:.1f} dB, and {self.min_snr:g} dB is asked for"
-            if self.max_error is not None and not error.max_abs <= self.max_error:
-                return f"output {name} is off by {error.max_abs:.3g}, and {self.max_error:g} is allowed"
+            clause = self._missed_by(error)
+            if clause is not None:
+                return f"output {name} {clause}"
         if measured.metric is not None and not measured.metric.drop <= self.max_metric_drop:
             return f"{measured.metric.told}, and {self.max_metric_drop:.1%} is allowed"
+        return None
+
+    def _missed_by(self, error: OutputError) -> str | None:
+        if error.snr_db is not None and not error.snr_db >= self.min_snr:
+            return f"has {error.snr_db:.1f} dB, and {self.min_snr:g} dB is asked for"
+        if error.outside:
+            return f"is all zeros in float, and off by up to {error.max_abs:.3g} in {error.outside} places"
+        # Integers and booleans have neither SNR nor cosine.
+        if error.outside is None and error.cosine is None and not error.equal >= self.min_equal:
+            return f"is equal in {error.equal:.1%}, and {self.min_equal:.0%} is asked for"
+        if self.max_error is not None and not error.max_abs <= self.max_error:
+            return f"is off by {error.max_abs:.3g}, and {self.max_error:g} is allowed"
         return None
 
 
@@ -100,7 +115,9 @@ class Cost:
         """In words."""
         if self.max_abs is None:
             return f"{self.node} (unusable)"
-        return f"{self.node} ({'no error' if self.snr_db is None else f'{self.snr_db:.1f} dB'})"
+        if self.snr_db is None:
+            return f"{self.node} ({f'off by {self.max_abs:.3g}' if self.max_abs else 'no error'})"
+        return f"{self.node} ({self.snr_db:.1f} dB)"
 
 
 @dataclass(frozen=True)
@@ -134,7 +151,7 @@ class Gate:
     ) -> Result:
         """Quantize all that can be, or all but the nodes that cost most, so that the bounds hold.
 
-        With ``storing`` those nodes' weights are stored as int8 nevertheless, where the bounds hold with that.
+        With ``storing`` as many of those nodes' weights as the bounds allow are stored as int8 nevertheless.
 
         Raises:
             GateError: no choice holds the bounds.
@@ -150,29 +167,48 @@ class Gate:
             return Result(model, coverage, measured)
         nodes = [row.node for row in coverage.rows if row.became != "float32"]
         ranking = self._rank(apply, exclude, nodes, expected, progress)
-        for count in range(1, len(ranking)):
+        for count in range(1, len(ranking) + storing):
             kept = tuple(cost.node for cost in ranking[:count])
             progress(f"keeping {count} of {len(ranking)} nodes in float")
-            model, coverage = apply(exclude | set(kept), frozenset())
-            measured = self._measure(model, expected)
-            if self.bounds.missed(measured) is None:
-                found = Result(model, coverage, measured, ranking, kept)
-                return (self._stored(apply, exclude, found, expected) if storing else None) or found
+            if storing:
+                found = self._held(apply, exclude, (), kept, ranking, expected)
+                if found is not None:
+                    return found
+            if count == len(ranking):
+                break  # all of them in float is the parent
+            found = self._held(apply, exclude, kept, (), ranking, expected)
+            if found is not None:
+                return self._stored(apply, exclude, found, expected) if storing else found
         raise GateError(
             f"no choice of nodes holds the bound ({missed}); quantized alone, the dearest are "
             f"{', '.join(cost.told for cost in ranking[:3])}; loosen the bound, or give real inputs with --calibration "
             f"(these were {self.told})."
         )
 
+    def _held(
+        self,
+        apply: Apply,
+        exclude: frozenset[str],
+        kept: tuple[str, ...],
+        stored: tuple[str, ...],
+        ranking: tuple[Cost, ...],
+        expected: Sequence[Mapping[str, Array]],
+    ) -> Result | None:
+        """The result with these nodes in float and those stored as int8; None where a bound is missed."""
+        model, coverage = apply(exclude | set(kept), frozenset(stored))
+        measured = self._measure(model, expected)
+        missed = self.bounds.missed(measured)
+        return None if missed is not None else Result(model, coverage, measured, ranking, kept, stored)
+
     def _stored(
         self, apply: Apply, exclude: frozenset[str], found: Result, expected: Sequence[Mapping[str, Array]]
-    ) -> Result | None:
-        """``found`` with the weights of the nodes kept in float stored as int8, where the bounds hold with that."""
-        model, coverage = apply(exclude, frozenset(found.kept))
-        measured = self._measure(model, expected)
-        if self.bounds.missed(measured) is not None:
-            return None
-        return Result(model, coverage, measured, found.ranking, stored=found.kept)
+    ) -> Result:
+        """``found`` with the weights of as many float nodes as the bounds allow stored as int8, the cheapest first."""
+        for node in reversed(found.kept):
+            kept = tuple(name for name in found.kept if name != node)
+            better = self._held(apply, exclude, kept, (*found.stored, node), found.ranking, expected)
+            found = better or found
+        return found
 
     def _rank(
         self,
@@ -217,7 +253,8 @@ class Gate:
             return _infer(model)(feeds)
         except Exception as error:
             raise QuantizationError(
-                f"the float artifact itself cannot run on {self.told}: {sentence(error)}."
+                f"the float artifact itself cannot run on {self.told}: {sentence(error)}; give inputs that it can with "
+                "--calibration or --example, or skip the comparison with --no-verify."
             ) from error
 
     def _require_sound(self, expected: Sequence[Mapping[str, Array]]) -> None:
@@ -227,7 +264,8 @@ class Gate:
             for name, value in outputs.items():
                 if not_finite(value):
                     raise QuantizationError(
-                        f"the float artifact itself answers NaN or Inf in {name} on {self.told}: nothing to compare."
+                        f"the float artifact itself answers NaN or Inf in {name} on {self.told}: nothing to compare; "
+                        "give other inputs with --calibration or --example, or skip the comparison with --no-verify."
                     )
 
 

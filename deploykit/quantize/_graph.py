@@ -65,10 +65,17 @@ def prune(graph: onnx.GraphProto) -> None:
             count.subtract(uses(inner))
     kept.reverse()
     set_nodes(graph, kept)
-    _replace(graph.initializer, [tensor for tensor in graph.initializer if count[tensor.name] > 0])
+    # The default of an input is part of the interface, read or not.
+    inputs = {info.name for info in graph.input}
+    _replace(graph.initializer, [one for one in graph.initializer if count[one.name] > 0 or one.name in inputs])
     _replace(graph.sparse_initializer, [one for one in graph.sparse_initializer if count[one.values.name] > 0])
     alive = {name for node in kept for name in node.output}
     _replace(graph.value_info, [info for info in graph.value_info if info.name in alive])
+
+
+def set_inputs(graph: onnx.GraphProto, inputs: Iterable[onnx.ValueInfoProto]) -> None:
+    """Make these a graph's inputs; some may be its own."""
+    _replace(graph.input, inputs)
 
 
 def set_nodes(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> None:
@@ -121,6 +128,11 @@ class Builder:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
         self._constants: dict[bytes, str] = {}
+
+    def share(self, outer: Builder) -> None:
+        """Keep initializers with those of a builder for a graph around this one, which sees them too."""
+        self.initializers = outer.initializers
+        self._constants = outer._constants
 
     def inner(self) -> Builder:
         """A builder for a body: its own nodes and initializers, the same pool of names."""

@@ -86,8 +86,10 @@ class Embedding:
 def read_gather(node: onnx.NodeProto, constants: Constants) -> Embedding | str | None:
     """The embedding, the reason why it has to stay in float, or None where the node is no embedding."""
     table = constants.value(node.input[0])
-    if table is None or table.dtype.kind != "f" or table.ndim != 2 or attributes(node).get("axis", 0) != 0:
+    if table is None or table.dtype.kind != "f" or table.ndim != 2 or attributes(node).get("axis", 0) % 2:
         return None
+    if constants.is_output(node.input[0]):
+        return "its table is an output too"
     if table.size < SMALLEST_TABLE:
         return f"a table of fewer than {SMALLEST_TABLE} numbers"
     return _checked(node.input[0], table, constants) or Embedding(table, node.input[1], node.output[0])
@@ -114,5 +116,8 @@ def _checked(name: str, matrix: NDArray[np.float32], constants: Constants) -> st
         return f"its weights have {matrix.ndim} dimensions, not 2"
     if not matrix.size:
         return "its weights are empty"
+    if matrix.shape[0] == matrix.shape[1] > 2 and not (np.tril(matrix, -1).any() and np.triu(matrix, 1).any()):
+        # A cumulative sum, say. A scale for all steps of a row would let the later ones change the earlier ones.
+        return "its weights are a triangle, so that it may well run over time steps"
     constants.check_finite(name)
     return ""

@@ -10,12 +10,13 @@ import onnx
 from onnx.inliner import inline_local_functions
 
 from deploykit.coverage import RECURRENT, CoverageRow
+from deploykit.errors import QuantizationError
 from deploykit.graphs import subgraphs
 from deploykit.quantize import QuantizeOptions
 from deploykit.quantize._constants import Constants
-from deploykit.quantize._graph import Builder, Names, is_standard, name_of, prune, set_nodes, uses
+from deploykit.quantize._graph import Builder, Names, is_standard, name_of, prune, set_inputs, set_nodes, uses
 from deploykit.quantize._linear import read_gather
-from deploykit.quantize._source import check_source, float_row, opset_of
+from deploykit.quantize._source import check_source, float_row, opset_of, other_rows
 
 _WEIGHTED = RECURRENT | {"MatMul", "Gemm", "Conv", "ConvTranspose"}
 
@@ -33,18 +34,29 @@ def copied(model: onnx.ModelProto) -> onnx.ModelProto:
     check_source(model)
     copy = onnx.ModelProto()
     copy.CopyFrom(inline_local_functions(model) if model.functions else model)
+    if copy.ir_version < 4:
+        # Until then every initializer had to be listed as an input too, and could not be fed for all that.
+        stored = {tensor.name for tensor in copy.graph.initializer}
+        inputs = [info for info in copy.graph.input if info.name not in stored]
+        set_inputs(copy.graph, inputs)
+        copy.ir_version = 4
+    prune(copy.graph)  # what nobody reads shall not be counted
     return copy
 
 
 @dataclass(frozen=True)
 class Scope:
-    """A graph with what is known around it; ``place`` names the node that it lies inside, empty for a model's own."""
+    """A graph with what is known around it.
+
+    ``place`` names the node that it lies inside, empty for a model's own; ``repeated`` says that a loop is around it.
+    """
 
     graph: onnx.GraphProto
     opset: int
     constants: Constants
     names: Names
     place: str = ""
+    repeated: bool = False
 
     @classmethod
     def of(cls, model: onnx.ModelProto) -> Scope:
@@ -55,7 +67,8 @@ class Scope:
     def inner(self, graph: onnx.GraphProto, node: onnx.NodeProto) -> Scope:
         """A graph that ``node`` holds: the body of a Scan or Loop, or a branch of an If."""
         constants = Constants(graph, self.opset, outer=self.constants)
-        return Scope(graph, self.opset, constants, self.names, f"{node.op_type} {name_of(node)!r}")
+        repeated = self.repeated or node.op_type in ("Scan", "Loop")
+        return Scope(graph, self.opset, constants, self.names, f"{node.op_type} {name_of(node)!r}", repeated)
 
 
 class Pass(ABC, Generic[Found]):
@@ -67,6 +80,9 @@ class Pass(ABC, Generic[Found]):
         self.graph = scope.graph
         self.constants = scope.constants
         self.build = Builder(scope.names, "int8", scope.opset)
+        if outer is not None:
+            # One matrix that several branches use is stored once, outside.
+            self.build.share(outer.build)
         self.used = set(uses(scope.graph))
         self._outer = outer
         self._rows: list[CoverageRow] = []
@@ -103,15 +119,23 @@ class Pass(ABC, Generic[Found]):
                 nodes.extend(self.build.drain())
             nodes.extend(self._node(node))
         set_nodes(self.graph, nodes)
-        self.graph.initializer.extend(self.build.initializers)
+        if self._outer is None:
+            self.graph.initializer.extend(self.build.initializers)
         prune(self.graph)
+        if self._outer is None:
+            self._rows += other_rows(self.graph, self._rows)
         return self._rows
 
     def chosen(self, node: onnx.NodeProto) -> Found | str | None:
         """What ``read`` says, unless the node is excluded by name."""
-        found = self.read(node) if is_standard(node) else None
-        excluded = name_of(node) in self.options.exclude and found is not None and not isinstance(found, str)
-        return "excluded by name" if excluded else found
+        named = name_of(node) in self.options.exclude
+        try:
+            found = self.read(node) if is_standard(node) else None
+        except QuantizationError:
+            if not named:  # NaN weights, say, of a node that nobody wants quantized
+                raise
+            return "excluded by name"
+        return "excluded by name" if named and found is not None and not isinstance(found, str) else found
 
     def _node(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
         """What stands in the node's place now; notes what became of it, if it has weights."""

@@ -13,12 +13,14 @@ from deploykit.quantize._coupled import CoupledLstm
 from deploykit.quantize._linear import Linear
 from deploykit.quantize._recurrent import Layer
 
-#: Hidden size from which on an int8 GRU, LSTM or RNN is faster, over a sequence and inside a step of another loop, and
-#: onnxruntime's own int8 LSTM.
-HIDDEN, HIDDEN_IN_A_STEP, HIDDEN_COUPLED = 256, 512, 64
-#: Weights from which on an int8 MatMul or Gemm is faster, over a sequence and inside a step; and fewest outputs, since
-#: quantizing the inputs costs as much as the product with a narrow matrix.
-WEIGHTS, WEIGHTS_IN_A_STEP, OUTPUTS = 256 * 256, 512 * 512, 128
+#: Hidden size from which on an int8 GRU, LSTM or RNN is faster over a sequence: where its state is known to lie in
+#: [-1, 1], where it may begin outside, and for the ReLU RNN, whose state has no bound; each bound less costs nodes.
+HIDDEN, HIDDEN_GIVEN_STATE, HIDDEN_RELU = 256, 320, 384
+#: The same one step at a time, inside another loop; and for onnxruntime's own int8 LSTM.
+HIDDEN_IN_A_STEP, HIDDEN_COUPLED = {"GRU": 512, "LSTM": 512, "RNN": 1024}, 64
+#: Weights from which on an int8 MatMul or Gemm is faster, over a sequence and inside a step; and least width of either
+#: side, since quantizing many inputs, and scaling many outputs, costs as much as the product with a narrow matrix.
+WEIGHTS, WEIGHTS_IN_A_STEP, NARROW = 256 * 256, 512 * 512, 128
 
 #: Bytes that the graph around the int8 products takes in the file: for each direction of a layer, for any other node.
 DIRECTION_GRAPH, NODE_GRAPH = 6000, 2000
@@ -44,9 +46,15 @@ def _not_faster(found: Layer | CoupledLstm | Linear, in_a_step: bool) -> str | N
         least = WEIGHTS_IN_A_STEP if in_a_step else WEIGHTS
         if found.matrix.size < least:
             return f"float is faster below {least} weights{where}"
-        return f"float is faster below {OUTPUTS} outputs" if found.matrix.shape[1] < OUTPUTS else None
+        return f"float is faster below {NARROW} inputs or outputs" if min(found.matrix.shape) < NARROW else None
     if isinstance(found, CoupledLstm):
         least, where = HIDDEN_COUPLED, ""
     else:
-        least = HIDDEN_IN_A_STEP if in_a_step else HIDDEN
+        least = HIDDEN_IN_A_STEP[found.kind] if in_a_step else _over_a_sequence(found)
     return None if found.hidden >= least else f"float is faster below {least} units{where}"
+
+
+def _over_a_sequence(found: Layer) -> int:
+    if "Relu" in found.activations:
+        return HIDDEN_RELU
+    return HIDDEN if found.bounded else HIDDEN_GIVEN_STATE

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 
 import onnx
 from onnx import TensorProto
 
 from deploykit.coverage import CoverageRow
 from deploykit.errors import QuantizationError
+from deploykit.graphs import subgraphs
 from deploykit.quantize._constants import Constants
 from deploykit.quantize._graph import MICROSOFT, is_standard, name_of, walk
 
 OLDEST_OPSET = 14
+_PRODUCTS = frozenset({"Einsum", "FusedConv", "FusedGemm", "FusedMatMul", "Conv", "Gemm", "MatMul"})
 _QUANTIZED = frozenset(
     {
         "ConvInteger",
@@ -103,6 +106,44 @@ def float_row(graph: onnx.GraphProto, node: onnx.NodeProto, constants: Constants
         reason = reason if macs else f"{reason} whose size is not stated, so that it is not counted"
     size = sum(array.nbytes for array in arrays)
     return CoverageRow(name_of(node), node.op_type, "float32", node.op_type, size, macs, reason=reason)
+
+
+#: A float weight smaller than this is no matter of coverage, nor is one along a single axis: biases and scales.
+_SMALL = 1024
+
+
+def other_rows(graph: onnx.GraphProto, rows: Sequence[CoverageRow]) -> list[CoverageRow]:
+    """Rows for the float matrices that are left in a quantized graph and that no other row has counted.
+
+    Such are weights of operators without an int8 form here: einsum, onnxruntime's fused ones, weights that the graph
+    itself works out. Each is counted with the first node that reads it.
+    """
+    made = {row.node for row in rows}
+    return list(_others(graph, made, {}))
+
+
+def _others(graph: onnx.GraphProto, made: set[str], outside: dict[str, int]) -> Iterator[CoverageRow]:
+    known = outside | {tensor.name: _float_size(tensor) for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
+            known[node.output[0]] = _float_size(node.attribute[0].t)
+        name = name_of(node)
+        ours = name in made or any(name.startswith(f"{one}/int8/") for one in made if "/int8/" in name)
+        read = [one for one in node.input if known.get(one)]
+        if read and not ours:
+            size = sum(known.pop(one) for one in dict.fromkeys(read))
+            product = node.op_type in _PRODUCTS
+            reason = "there is no int8 form of it here" if product else "in each run the graph makes something of it"
+            macs = size // 4 if product else 0
+            yield CoverageRow(name, node.op_type, "float32", node.op_type, size, macs, reason=reason)
+        for inner in subgraphs(node):
+            yield from _others(inner, made, known)
+
+
+def _float_size(tensor: onnx.TensorProto) -> int:
+    """Bytes of a float matrix that is large enough to be counted, 0 for others; doubles count as floats."""
+    wide = sum(dim > 1 for dim in tensor.dims) > 1 and math.prod(tensor.dims) >= _SMALL
+    return 4 * math.prod(tensor.dims) if wide and tensor.data_type in (TensorProto.FLOAT, TensorProto.DOUBLE) else 0
 
 
 def static_size(graph: onnx.GraphProto, name: str) -> int:

@@ -83,7 +83,7 @@ class _Pass(Pass[_Found]):
         if isinstance(found, Layer | CoupledLstm | Linear):
             if name_of(node) in self.options.stored:
                 return self._storage(node, "")
-            slower = why_storage_only(found, self.options.prefer, bool(self.scope.place))
+            slower = why_storage_only(found, self.options.prefer, self.scope.repeated)
             return found if slower is None else self._storage(node, slower, by_preference=True)
         if isinstance(found, str) and node.op_type in ("MatMul", "Gemm", *CONVOLUTIONS):
             return self._storage(node, found)

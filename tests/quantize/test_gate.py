@@ -195,3 +195,72 @@ def test_costs_are_ordered_from_unusable_to_free() -> None:
     costs = [Cost("free", None, 0.0), Cost("cheap", 60.0, 0.1), Cost("dear", 10.0, 3.0), Cost("nan", None, None)]
     assert [cost.node for cost in sorted(costs, key=lambda cost: cost.order)] == ["nan", "dear", "cheap", "free"]
     assert replace(costs[2]).told == "dear (10.0 dB)"
+
+
+def test_an_output_of_integers_is_judged_by_how_many_are_equal(folder: Path) -> None:
+    """Class numbers have no SNR: of those of a net with near ties many change."""
+    rng = np.random.default_rng(0)
+    base = rng.standard_normal((32, 1)) + rng.standard_normal((32, 40)) * 1e-4
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["v"], name="m"),
+        helper.make_node("ArgMax", ["v"], ["y"], axis=-1, keepdims=0),
+    ]
+    y = helper.make_tensor_value_info("y", onnx.TensorProto.INT64, ["batch", "time"])
+    weights = [numpy_helper.from_array(base.astype(np.float32), "w")]
+    model = graphs.build(nodes, [graphs.floats("x", "batch", "time", 32)], [y], weights)
+    with pytest.raises(GateError, match=r"output y is equal in \d+\.\d%, and 90% is asked for.*m \(off by \d+\)"):
+        quantize(saved(folder, model), folder / "int8.onnx", prefer="int8")
+    assert not (folder / "int8.onnx").exists()
+
+
+def test_a_single_node_falls_back_to_storage(folder: Path) -> None:
+    """One LSTM with a loud input that does nothing: hostile in int8, harmless when only stored."""
+    net = graphs.Net("LSTM", inputs=16, hidden=32)
+    model = net.model()
+    matrix = numpy_helper.to_array(model.graph.initializer[0]).copy()
+    matrix[..., 0] = 0
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(matrix, "W0"))
+    x = np.random.default_rng(0).standard_normal((30, 4, 16)).astype(np.float32)
+    x[..., 0] *= 1e4
+    np.savez(folder / "loud.npz", x=x)
+    source = saved(folder, model)
+    with pytest.raises(GateError, match="would keep float arithmetic"):
+        quantize(source, folder / "int8.onnx", prefer="int8", calibration=folder / "loud.npz")
+    made = quantize(source, folder / "int8.onnx", prefer="int8", calibration=folder / "loud.npz", allow_partial=True)
+    assert made.coverage is not None
+    assert [row.became for row in made.coverage.rows] == ["int8-storage"]
+
+
+def test_an_output_without_elements_is_no_trouble(folder: Path) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["v"], name="m"),
+        helper.make_node("Slice", ["v", "from", "to", "axis"], ["y"]),
+    ]
+    ints = [
+        numpy_helper.from_array(np.array([number], np.int64), name)
+        for name, number in (("from", 500), ("to", 900), ("axis", 1))
+    ]
+    ends = [graphs.floats("x", "batch", "time", 32)], [graphs.floats("y", "batch", "late", 16)]
+    model = graphs.build(nodes, *ends, [graphs.tensor("w", 32, 16), *ints])
+    assert quantize(saved(folder, model), folder / "int8.onnx", prefer="int8").verification is not None
+
+
+def test_nothing_that_is_read_is_written_over(folder: Path) -> None:
+    source = saved(folder, linear_net(0.2))
+    np.savez(folder / "real.npz", x=np.zeros((2, 5, 32), np.float32))
+    (folder / "voice.onnx.json").write_text('{"audio": {"sample_rate": 22050}}')
+    onnx.save(
+        linear_net(0.2), folder / "large.onnx", save_as_external_data=True, location="large.data", size_threshold=0
+    )
+    large = artifacts.read(large_path)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for one, path in ((source, "net.onnx"), (source, "real.npz"), (large, "large.data"), (source, "voice.onnx")):
+        with pytest.raises(UsageError, match="name another file with -o"):
+            quantize(one, folder / path, calibration=folder / "real.npz")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_somebody_elses_json_beside_a_model_is_no_manifest(folder: Path) -> None:
+    saved(folder, linear_net(0.2))
+    (folder / "net.onnx.json").write_text('{"audio": {"sample_rate": 22050}}')
+    assert artifacts.read(folder / "net.onnx").model is None

@@ -145,7 +145,8 @@ def test_a_tied_table_is_right_in_both_places() -> None:
     expected, actual = run(model, feeds), run(quantized, feeds)
     assert snr(expected["logits"], actual["logits"]) > 33
     np.testing.assert_array_equal(actual["mean"], expected["mean"])
-    assert [row.became for row in coverage.rows] == ["int8-storage", "int8"]
+    assert [row.became for row in coverage.rows] == ["int8-storage", "int8", "float32"]
+    assert (coverage.rows[2].kind, coverage.rows[2].weight_bytes) == ("ReduceMean", 200 * 16 * 4)
     assert "Transpose" not in all_ops(quantized.graph)
 
 

@@ -18,7 +18,14 @@ from deploykit.quantize import quantize as quantize_file
 from deploykit.quantize._constants import Constants
 from deploykit.quantize._coupled import read_coupled
 from deploykit.quantize._linear import Linear, read_matmul
-from deploykit.quantize._preference import HIDDEN, HIDDEN_COUPLED, HIDDEN_IN_A_STEP, why_storage_only
+from deploykit.quantize._preference import (
+    HIDDEN,
+    HIDDEN_COUPLED,
+    HIDDEN_GIVEN_STATE,
+    HIDDEN_IN_A_STEP,
+    HIDDEN_RELU,
+    why_storage_only,
+)
 from deploykit.quantize._recurrent import Layer, read
 from tests.quantize.graphs import DIRECTIONS, Net, all_ops, build, floats, quantize, run, snr, tensor, worst_snr
 
@@ -43,16 +50,27 @@ def head(rows: int, columns: int) -> onnx.ModelProto:
 
 @pytest.mark.parametrize("kind", ["GRU", "LSTM", "RNN"])
 def test_the_measured_size_decides_between_float_and_int8(kind: str) -> None:
-    for in_a_step, least in ((False, HIDDEN), (True, HIDDEN_IN_A_STEP)):
+    for in_a_step, least in ((False, HIDDEN), (True, HIDDEN_IN_A_STEP[kind])):
         assert why_storage_only(layer(kind, least), "speed", in_a_step) is None
         assert f"below {least} units" in str(why_storage_only(layer(kind, least - 1), "speed", in_a_step))
         assert why_storage_only(layer(kind, 1), "int8", in_a_step) is None
 
 
+@pytest.mark.parametrize(("kind", "variant"), [("GRU", "1"), ("LSTM", ""), ("RNN", "Tanh"), ("RNN", "Relu")])
+def test_a_state_without_a_bound_needs_a_larger_layer(kind: str, variant: str) -> None:
+    least = HIDDEN_RELU if variant == "Relu" else HIDDEN_GIVEN_STATE
+    for hidden, pays in ((least, True), (least - 1, False)):
+        model = Net(kind, variant, inputs=4, hidden=hidden, initial=True).model()
+        found = read(model.graph.node[0], Constants(model.graph, 17), {"y"})
+        assert isinstance(found, Layer)
+        assert (why_storage_only(found, "speed", in_a_step=False) is None) == pays
+
+
 def test_narrow_and_small_products_stay_in_float() -> None:
     assert why_storage_only(product(256, 256), "speed", in_a_step=False) is None
     assert "weights inside a step" in str(why_storage_only(product(256, 256), "speed", in_a_step=True))
-    assert "outputs" in str(why_storage_only(product(1024, 64), "speed", in_a_step=False))
+    for sides in ((1024, 64), (64, 1024)):
+        assert "inputs or outputs" in str(why_storage_only(product(*sides), "speed", in_a_step=False))
     assert "weights" in str(why_storage_only(product(64, 256), "speed", in_a_step=False))
     assert why_storage_only(product(8, 8), "int8", in_a_step=True) is None
 

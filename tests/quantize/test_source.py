@@ -219,3 +219,59 @@ def test_dynamo_exports(kind: str, tmp_path: Path) -> None:
     x = torch.randn(3, 5, 12)
     (actual,) = run(quantized, {model.graph.input[0].name: x.numpy()}).values()
     assert snr(module(x).detach().numpy(), actual) > 32
+
+
+def test_dead_nodes_are_not_counted() -> None:
+    model = Net("GRU").model()
+    model.graph.initializer.append(tensor("dead", 64, 64))
+    model.graph.node.append(helper.make_node("MatMul", ["h_0", "dead"], ["nowhere"], name="dead"))
+    assert [row.kind for row in quantize(model)[1].rows] == ["GRU"]
+
+
+def test_floats_of_operators_that_are_not_known_are_counted() -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["v"], name="known"),
+        helper.make_node("Einsum", ["v", "e"], ["y"], name="unknown", equation="tk,kn->tn"),
+    ]
+    ends = [floats("x", "time", 64)], [floats("y", "time", 64)]
+    model = build(nodes, *ends, [tensor("w", 64, 64), tensor("e", 64, 64)])
+    preferences: tuple[Preference, ...] = ("int8", "speed")
+    for prefer in preferences:
+        _, coverage = quantize(model, prefer=prefer)
+        assert {row.node: row.weight_bytes for row in coverage.rows} == {"known": 64 * 64 * 4, "unknown": 64 * 64 * 4}
+        assert coverage.weight_share == 0.5
+
+
+def test_initializers_that_old_files_list_as_inputs_are_weights_all_the_same() -> None:
+    model = Net("GRU").model()
+    model.ir_version = 3
+    for one in model.graph.initializer:
+        model.graph.input.append(helper.make_tensor_value_info(one.name, one.data_type, one.dims))
+    quantized, coverage = quantize(model)
+    assert [row.became for row in coverage.rows] == ["int8"]
+    assert [info.name for info in quantized.graph.input] == ["x"]
+
+
+def test_an_input_that_nobody_reads_stays_with_its_default() -> None:
+    model = Net("GRU").model()
+    model.graph.initializer.append(tensor("unread", 4))
+    model.graph.input.append(floats("unread", 4))
+    quantized, _ = quantize(model)
+    assert "unread" in {one.name for one in quantized.graph.initializer}
+
+
+def test_a_triangle_over_time_is_not_quantized() -> None:
+    matrix = np.triu(np.ones((40, 40), np.float32))
+    node = helper.make_node("MatMul", ["x", "w"], ["y"], name="cumsum")
+    ends = [floats("x", "batch", 3, 40)], [floats("y", "batch", 3, 40)]
+    model = build([node], *ends, [numpy_helper.from_array(matrix, "w")])
+    _, coverage = quantize(model)
+    assert coverage.rows[0].became == "int8-storage"
+    assert "triangle" in str(coverage.rows[0].reason)
+
+
+def test_unsound_weights_of_an_excluded_node_are_no_matter() -> None:
+    model = Net("LSTM", layers=2).model()
+    one = next(one for one in model.graph.initializer if one.name == "R1")
+    one.CopyFrom(numpy_helper.from_array(np.full(list(one.dims), np.nan, np.float32), "R1"))
+    assert [row.became for row in quantize(model, "lstm_1")[1].rows] == ["int8", "float32"]
