@@ -64,7 +64,7 @@ def measure(
         name: _output_error(
             [pair[0][name] for pair in pairs],
             [pair[1][name] for pair in pairs],
-            allowed,
+            allowed.of(name),
             batch_axes.get(name),
             time_axes.get(name),
         )
@@ -87,19 +87,20 @@ def measure(
 def judge(accuracy: Accuracy, allowed: Tolerance) -> str | None:
     """None when every output is within ``allowed``, else one sentence on the first that is not."""
     for name, error in accuracy.outputs.items():
+        bound = allowed.of(name)
         if error.outside:
             return (
-                f"its output {name!r} is outside |error| <= {allowed.atol:g} + {allowed.rtol:g} |reference| in "
+                f"its output {name!r} is outside |error| <= {bound.atol:g} + {bound.rtol:g} |reference| in "
                 f"{error.outside} elements: the largest error is {error.max_abs:.3g}."
             )
-        if allowed.min_snr_db is None:
+        if bound.min_snr_db is None:
             continue
-        if error.snr_db is not None and error.snr_db < allowed.min_snr_db:
-            return f"its output {name!r} has an SNR of {error.snr_db:.1f} dB, and {allowed.min_snr_db:g} dB is needed."
+        if error.snr_db is not None and error.snr_db < bound.min_snr_db:
+            return f"its output {name!r} has an SNR of {error.snr_db:.1f} dB, and {bound.min_snr_db:g} dB is needed."
         # Integers and booleans have neither SNR nor cosine: under an SNR rule it is how many are equal that counts.
-        if error.outside is None and error.cosine is None and error.equal < allowed.min_equal:
+        if error.outside is None and error.cosine is None and error.equal < bound.min_equal:
             return (
-                f"its output {name!r} equals the reference in {error.equal:.1%}, and {allowed.min_equal:.0%} is needed."
+                f"its output {name!r} equals the reference in {error.equal:.1%}, and {bound.min_equal:.0%} is needed."
             )
     return None
 
@@ -115,7 +116,7 @@ def _output_error(
     reference, found = _flat(references), _flat(founds)
     error = np.abs(found - reference)
     # A float output that should be all zeros has no SNR, so there it is the elements that are judged.
-    by_element = allowed.min_snr_db is None or (inexact and not reference.any())
+    by_element = allowed.by_element or (inexact and not reference.any())
     limit = allowed.atol + allowed.rtol * np.abs(reference) if by_element else None
     steps = _steps(references, founds, time_axis)
     return OutputError(
@@ -186,7 +187,7 @@ def _steps(references: Sequence[Array], founds: Sequence[Array], axis: int | Non
 def _first_outside(
     references: Sequence[Array], founds: Sequence[Array], allowed: Tolerance, axis: int | None
 ) -> int | None:
-    if axis is None or allowed.min_snr_db is not None or not all(array.size for array in references):
+    if axis is None or not allowed.by_element or not all(array.size for array in references):
         return None
     first: list[int] = []
     for a, b in zip(references, founds, strict=True):

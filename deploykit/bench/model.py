@@ -12,7 +12,7 @@ from deploykit.bench.settings import Settings
 from deploykit.bench.shapes import Shape, other_size, sizes
 from deploykit.bench.worker import Description
 from deploykit.data import DataFile
-from deploykit.errors import BackendFailedError, ModelError
+from deploykit.errors import BackendFailedError, ModelError, UnknownNameError
 from deploykit.types import BATCH, TIME
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def learn(
     """Ask the opened reference all that a run needs, and which shapes it shall run.
 
     Raises:
-        UsageError: the sizes asked for or the data do not fit the model.
+        UsageError: the sizes asked for, the data or the outputs of tolerances do not fit the model.
         BackendFailedError: the reference fails at the first of those shapes.
     """
     description: Description = reference.connected.call("describe")
@@ -59,6 +59,9 @@ def learn(
     sample = _sample(reference, settings, description)
     first = sizes(shapes[0], description)
     outputs = _finite(reference.infer(sample(settings.seed, first)), shapes[0])
+    for name in settings.overrides.outputs:
+        if name not in outputs:
+            raise UnknownNameError("output in --tolerance", name, outputs)
     batch_axes, time_axes = (
         _axes(reference, sample, description, first, dim, outputs, settings.seed) for dim in (BATCH, TIME)
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,7 +127,11 @@ class MetricResult:
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What passes. Where ``min_snr_db`` is None, every element must satisfy |a - b| <= atol + rtol * |reference|."""
+    """What passes. Where ``min_snr_db`` is None, every element must satisfy |a - b| <= atol + rtol * |reference|.
+
+    ``every_element``: the elements are judged besides the SNR, as when a user asked for both. ``outputs`` holds the
+    tolerances of those outputs that have their own.
+    """
 
     atol: float
     rtol: float
@@ -134,13 +139,41 @@ class Tolerance:
     min_equal: float
     max_metric_drop: float
     origin: str
+    every_element: bool = False
+    outputs: Mapping[str, Tolerance] = field(default_factory=dict)
+
+    @property
+    def by_element(self) -> bool:
+        """Whether it is elements that are judged, alone or besides the SNR."""
+        return self.min_snr_db is None or self.every_element
+
+    def of(self, output: str) -> Tolerance:
+        """The tolerance for one output."""
+        return self.outputs.get(output, self)
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """What one gate said of one row: ``limit`` and ``found`` in the unit that ``name`` tells (milliseconds, times).
+
+    ``found`` is None where it could not be judged, which does not pass. A row that passed has a ``reason`` only where
+    that is uncertain.
+    """
+
+    name: str
+    row: str
+    limit: float
+    found: float | None
+    passed: bool
+    reason: str | None = None
 
 
 @dataclass(frozen=True)
 class Row:
     """One backend x precision x (batch, time). ``passed`` is None for a backend that is unavailable.
 
-    ``fault`` says why a row did not pass: ``answer`` when it ran and answered wrongly, ``error`` when it did not run.
+    ``fault`` says why a row did not pass: ``answer`` when it ran and answered wrongly, ``error`` when it did not run,
+    ``gate`` when it ran and answered rightly, and missed a gate.
     """
 
     backend: str
@@ -166,7 +199,7 @@ class Row:
     load_ms: float | None = None
     first_ms: float | None = None
     warnings: tuple[str, ...] = ()
-    fault: Literal["error", "answer"] | None = None
+    fault: Literal["error", "answer", "gate"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +214,7 @@ class Report:
     passed: bool
     warnings: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    gates: tuple[GateResult, ...] = ()
 
 
 def verdict(rows: tuple[Row, ...]) -> bool:
@@ -216,7 +250,7 @@ def read(path: Path) -> Report:
         ArtifactError: it cannot be read, or is no report of this schema version.
     """
     try:
-        report = msgspec.json.decode(path.read_bytes(), type=Report)
+        report = msgspec.convert(_with_nan(msgspec.json.decode(path.read_bytes())), type=Report)
     except (OSError, msgspec.MsgspecError) as error:
         raise ArtifactError(f"{path} is no bench report that deploykit can read: {error}.") from error
     if report.schema_version != SCHEMA_VERSION:
@@ -224,6 +258,16 @@ def read(path: Path) -> Report:
             f"{path} has schema version {report.schema_version}, this deploykit reads {SCHEMA_VERSION}: upgrade it."
         )
     return report
+
+
+def _with_nan(data: Any) -> Any:
+    """JSON has no NaN, so a metric that was one was written as null."""
+    rows = data.get("rows") if isinstance(data, dict) else None
+    for row in rows if isinstance(rows, list) else ():
+        metric = row.get("metric") if isinstance(row, dict) else None
+        if isinstance(metric, dict):
+            metric.update({key: math.nan for key in ("value", "reference") if metric.get(key, 0) is None})
+    return data
 
 
 def schema() -> dict[str, Any]:

@@ -55,7 +55,7 @@ class Seat:
     @property
     def allowed(self) -> Tolerance:
         """The tolerance for the artifact's precision."""
-        return tolerance(self.artifact.precision)
+        return tolerance(self.artifact.precision, self.settings.overrides)
 
     def open(self, stack: contextlib.ExitStack) -> None:
         """Start the worker and open the artifact in it; ``stack`` ends it."""

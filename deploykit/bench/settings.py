@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from deploykit.artifact import Artifact
+from deploykit.bench.tolerance import Overrides
 from deploykit.errors import UsageError
 
 
@@ -31,7 +32,8 @@ class Settings:
 
     ``seconds`` of measured time for each subject and shape, in ``rounds`` windows; ``latency`` False leaves the timing
     out, which is ``deploykit validate``. ``data``: an .npz of real inputs by name, in place of the model's own sample.
-    ``timeout_s``: how long one command of a worker may take before it counts as hanging.
+    ``timeout_s``: how long one command of a worker may take before it counts as hanging. ``overrides``: tolerances in
+    place of the defaults.
     """
 
     batches: tuple[int, ...] | None = None
@@ -43,6 +45,7 @@ class Settings:
     latency: bool = True
     seed: int = 0
     timeout_s: float = 120.0
+    overrides: Overrides = field(default_factory=Overrides)
 
     def __post_init__(self) -> None:
         if self.threads < 1:

@@ -25,6 +25,8 @@ def show(report: Report, console: Console) -> None:
     console.print(_fitting(report, console), crop=False)
     for line in notes(report):
         console.print(Text(line), soft_wrap=not console.is_terminal)
+    for line in gate_lines(report):
+        console.print(Text(line), soft_wrap=not console.is_terminal)
     console.print(Text("passed" if report.passed else "failed", style="bold green" if report.passed else "bold red"))
 
 
@@ -35,13 +37,24 @@ def notes(report: Report) -> Iterator[str]:
     for row in report.rows:
         name = names[_key(row)]
         said = [str(row.artifact)] if "#" in name else []
-        said += [row.reason] if row.reason else []
+        said += [row.reason] if row.reason and row.fault != "gate" else []  # gates have lines of their own
         said += row.warnings
         if row.latency_ms is not None and not row.latency_ms.stable:
-            said.append(f"unstable at {_sizes(row)}: its windows disagree, so read its latency with care.")
+            said.append(f"unstable at {sizes(row)}: its windows disagree, so read its latency with care.")
         seen.update((f"{name}: {text}", None) for text in said)
     yield from seen
     yield from report.warnings
+
+
+def gate_lines(report: Report) -> Iterator[str]:
+    """Each gate that was missed or is uncertain, with its reason, and how many passed."""
+    for gate in report.gates:
+        if not gate.passed:
+            yield f"gate failed: {gate.name}, {gate.row}: {gate.reason}"
+        elif gate.reason is not None:
+            yield f"gate passed, uncertain: {gate.name}, {gate.row}: {gate.reason}"
+    if report.gates:
+        yield f"gates: {sum(gate.passed for gate in report.gates)} of {len(report.gates)} passed"
 
 
 def _fitting(report: Report, console: Console) -> Table:
@@ -79,7 +92,7 @@ def _table(report: Report, omit: Sequence[str] = ()) -> Table:
 def _cells(row: Row) -> dict[str, str]:
     accuracy = row.accuracy
     return {
-        "B×T": _sizes(row),
+        "B×T": sizes(row),
         "p50 ms": _number(row.latency_ms.p50 if row.latency_ms else None),
         "tail": _tail(row.latency_ms),
         "speed-up": _speedup(row),
@@ -111,7 +124,14 @@ def _short(precision: str | None) -> str:
     return {"float32": "fp32", "float16": "fp16"}.get(precision or "", precision or "")
 
 
-def _sizes(row: Row) -> str:
+def row_names(report: Report) -> tuple[str, ...]:
+    """What each row is called, in order: its subject and its sizes, like ``ort int8 1×100``."""
+    names = labels(report)
+    return tuple(names[_key(row)] + (f" {sizes(row)}" if row.status != "unavailable" else "") for row in report.rows)
+
+
+def sizes(row: Row) -> str:
+    """Batch and time, like 1×100."""
     return "×".join(_DASH if size is None else str(size) for size in (row.batch, row.time))
 
 
@@ -155,7 +175,7 @@ def _verdict(row: Row) -> str:
     if row.status != "ok":
         return {"failed": "failed", "unavailable": "missing"}[row.status]
     shaky = row.latency_ms is not None and not row.latency_ms.stable
-    return ("pass" if row.passed else "outside") + (" ~" if shaky else "")
+    return ("pass" if row.passed else "gate" if row.fault == "gate" else "outside") + (" ~" if shaky else "")
 
 
 def _number(value: float | None) -> str:

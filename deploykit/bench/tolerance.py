@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
 from deploykit.bench.report import MetricResult, Tolerance
 from deploykit.errors import UsageError
 
@@ -38,12 +42,51 @@ INT8 = Tolerance(
 _BY_PRECISION = {"float32": FLOAT32, "fp32": FLOAT32, "float16": FLOAT16, "fp16": FLOAT16}
 
 
-def tolerance(precision: str) -> Tolerance:
+@dataclass(frozen=True)
+class Override:
+    """What a user asks for in place of the defaults; None leaves the default."""
+
+    atol: float | None = None
+    rtol: float | None = None
+    min_snr_db: float | None = None
+    max_metric_drop: float | None = None
+
+    def over(self, base: Tolerance) -> Tolerance:
+        """``base`` with these numbers. What is named is judged, whatever the precision's own rule is."""
+        asked = {name: value for name, value in vars(self).items() if value is not None}
+        if not asked:
+            return base
+        told = ", ".join(f"{name.replace('_db', '').replace('_', '-')} {value:g}" for name, value in asked.items())
+        every = base.by_element or self.atol is not None or self.rtol is not None
+        changed = {**asked, "origin": f"set by the user: {told}; else {base.origin}"}
+        snr = changed.get("min_snr_db", base.min_snr_db)
+        return replace(base, **changed, every_element=every and snr is not None)
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """Overrides for every output, and for single ones by name on top of those."""
+
+    every: Override = Override()
+    outputs: Mapping[str, Override] = field(default_factory=dict)
+
+    def over(self, base: Tolerance) -> Tolerance:
+        """``base`` with all of them."""
+        common = self.every.over(base)
+        return replace(common, outputs={name: own.over(common) for name, own in self.outputs.items()})
+
+
+def tolerance(precision: str, overrides: Overrides | None = None) -> Tolerance:
     """The tolerance for a precision; every precision that begins with ``int8`` has that of int8.
 
     Raises:
         UsageError: nothing is known of that precision.
     """
+    base = _default(precision)
+    return base if overrides is None or overrides == Overrides() else overrides.over(base)
+
+
+def _default(precision: str) -> Tolerance:
     if precision.startswith("int8"):
         return INT8
     if precision not in _BY_PRECISION:
@@ -53,14 +96,21 @@ def tolerance(precision: str) -> Tolerance:
     return _BY_PRECISION[precision]
 
 
+def metric_drop(metric: MetricResult) -> float:
+    """What the metric lost as a share of the reference's (absolute where that is 0); below 0 where it gained."""
+    if math.isinf(metric.reference):
+        return math.nan
+    loss = metric.reference - metric.value if metric.higher_is_better else metric.value - metric.reference
+    return loss / abs(metric.reference) if metric.reference else loss
+
+
 def judge_metric(metric: MetricResult, allowed: Tolerance) -> str | None:
     """None when the metric lost no more than allowed, relative to the reference's (absolute where that is 0)."""
-    loss = metric.reference - metric.value if metric.higher_is_better else metric.value - metric.reference
-    share = loss / abs(metric.reference) if metric.reference else loss
+    share = metric_drop(metric)
     # Written so that a NaN fails.
     if share <= allowed.max_metric_drop:
         return None
     return (
         f"its {metric.name} is {metric.value:.4g} where the reference has {metric.reference:.4g}: "
-        f"{share:.2%} worse, and {allowed.max_metric_drop:.1%} is allowed."
+        f"{share:.2%} worse, and {allowed.max_metric_drop:.2%} is allowed."
     )

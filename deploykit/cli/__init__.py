@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,11 @@ from deploykit import __version__, config
 from deploykit.cli._shared import DESCRIBING
 from deploykit.errors import DeploykitError
 
-_ORDER = ("ship", "export", "quantize", "bench", "validate", "models", "backends", "doctor")
+_ORDER = ("ship", "export", "quantize", "bench", "validate", "compare", "models", "backends", "doctor")
+
+# Commands that take from [bench] what they do not find in their own table, and the options that they leave there.
+_LIKE_BENCH = ("validate", "ship")
+_FILES = ("json", "junit", "csv", "html")
 
 
 class _Commands(click.Group):
@@ -88,9 +93,29 @@ def cli(ctx: click.Context, config_file: Path | None, debug: bool) -> None:
         parameters = {name: _options(group.get_command(ctx, name)) for name in group.list_commands(ctx)}
         config.check_commands(found, parameters)
         ctx.default_map = {
-            command: {parameters[command][key]: value for key, value in table.items()}
-            for command, table in found.commands.items()
+            name: _defaults(group.get_command(ctx, name), _table_of(found, name, parameters[name]), parameters[name])
+            for name in parameters
         }
+
+
+def _table_of(found: config.Config, name: str, options: Mapping[str, str]) -> dict[str, Any]:
+    """What the project file says of a command: its own table, over what it shares with [bench].
+
+    Files are not shared: two commands that wrote one file would destroy each other's.
+    """
+    bench = found.commands.get("bench", {}) if name in _LIKE_BENCH else {}
+    shared = {key: value for key, value in bench.items() if key in options and key not in _FILES}
+    return {**shared, **found.commands.get(name, {})}
+
+
+def _defaults(command: click.Command | None, table: Mapping[str, Any], options: Mapping[str, str]) -> dict[str, Any]:
+    """The table by the names of the command's parameters; one value of a repeatable option needs no list."""
+    assert command is not None
+    repeatable = {parameter.name for parameter in command.params if getattr(parameter, "multiple", False)}
+    return {
+        options[key]: [value] if options[key] in repeatable and not isinstance(value, list) else value
+        for key, value in table.items()
+    }
 
 
 def _options(command: click.Command | None) -> dict[str, str]:

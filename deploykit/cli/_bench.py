@@ -13,7 +13,7 @@ import click
 
 from deploykit import loading, registry
 from deploykit.artifact import Artifact, ModelRef
-from deploykit.cli import _shared
+from deploykit.cli import _gates, _shared
 from deploykit.config import Config
 from deploykit.errors import ArtifactError, BackendUnavailableError, UnknownNameError, UsageError
 
@@ -138,14 +138,19 @@ def evaluate(
     backends: tuple[str, ...],
     settings: Settings,
     json_target: str | None,
+    asked: _gates.Asked,
 ) -> None:
     """What bench and validate do, the one with latency and the other without."""
+    from deploykit.bench.gates import judge
+
+    gates = asked.gates()
     wanted = wanted_backends(backends)
     if not settings.latency and wanted == (REFERENCE,):
         raise UsageError(f"{REFERENCE} is the reference itself: name a backend to hold against it, like ort.")
     reference, artifacts = targets(config, named, model)
     subjects = plan(wanted, reference, artifacts, named=ALL not in backends)
-    finish(run(subjects, reference, settings), json_target)
+    report = judge(run(subjects, reference, settings), gates)
+    finish(report, json_target, asked, named=ALL not in backends)
 
 
 def run(subjects: Sequence[Subject], reference: Artifact, settings: Settings) -> Report:
@@ -156,8 +161,12 @@ def run(subjects: Sequence[Subject], reference: Artifact, settings: Settings) ->
         return bench(subjects, reference, settings, progress)
 
 
-def finish(report: Report, json_target: str | None) -> None:
-    """Write the JSON, print the table; end with 3 when something lies outside its tolerance, 1 when one failed."""
+def finish(report: Report, json_target: str | None, asked: _gates.Asked, named: bool = False) -> None:
+    """Write the files, print the table, and end with the exit code that the report has.
+
+    1 when a row did not run (or is unavailable, where backends were ``named``), 3 when all ran and one lies outside a
+    tolerance or a gate; the gates are named on stderr.
+    """
     from rich.console import Console
 
     from deploykit.bench.report import render, to_json
@@ -166,8 +175,17 @@ def finish(report: Report, json_target: str | None) -> None:
         render(report, Console())
     if json_target is not None:  # after the table, which a file that cannot be written must not cost
         _shared.emit_json(to_json(report), json_target)
+    asked.write(report)
+    told = _gates.missed(report.gates)
+    if told is not None:
+        click.echo(f"error: {told}", err=True)
+    gone = [row for row in report.rows if named and row.status == "unavailable"]
+    for row in gone:
+        click.echo(f"error: backend {row.backend} cannot run here: {row.reason}", err=True)
+    if gone or any(row.fault == "error" for row in report.rows):
+        click.get_current_context().exit(1)
     if not report.passed:
-        click.get_current_context().exit(1 if any(row.fault == "error" for row in report.rows) else 3)
+        click.get_current_context().exit(3)
 
 
 def _is_file(name: str) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from deploykit.artifact import ModelRef
-from deploykit.cli import _bench, _shared
+from deploykit.cli import _bench, _gates, _shared
 from deploykit.config import Config
 
 
@@ -26,6 +26,7 @@ install; with `all` it is a row that says so.""",
 @click.option("--time", "times", type=_shared.IntList(), help="Numbers of time steps; default: 100.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads for one inference.")
 @_bench.data_option
+@_gates.options(latency=True)
 @_shared.json_option
 @click.pass_obj
 def command(
@@ -38,9 +39,10 @@ def command(
     threads: int,
     data: Path | None,
     json_target: str | None,
+    asked: _gates.Asked,
 ) -> None:
     from deploykit.bench.engine import Settings
 
     ref = _bench.model(config, targets, described)
-    settings = Settings(batches=batch, times=times, threads=threads, data=data)
-    _bench.evaluate(config, targets, ref, backends, settings, json_target)
+    settings = Settings(batches=batch, times=times, threads=threads, data=data, overrides=asked.overrides())
+    _bench.evaluate(config, targets, ref, backends, settings, json_target, asked)

@@ -8,7 +8,7 @@ import click
 
 from deploykit import loading
 from deploykit.artifact import ModelRef
-from deploykit.cli import _bench, _shared
+from deploykit.cli import _bench, _gates, _shared
 from deploykit.cli import export as export_command
 from deploykit.cli import quantize as quantize_command
 from deploykit.config import Config
@@ -31,6 +31,7 @@ from deploykit.config import Config
 @click.option("--batch", type=_shared.IntList(), help="Batch sizes to time; default: 1.")
 @click.option("--time", "times", type=_shared.IntList(), help="Numbers of time steps to time; default: 100.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads for one inference.")
+@_gates.options(latency=True)
 @_shared.json_option
 @click.pass_obj
 def command(
@@ -42,10 +43,14 @@ def command(
     times: tuple[int, ...] | None,
     threads: int,
     json_target: str | None,
+    asked: _gates.Asked,
 ) -> None:
     from deploykit.bench.engine import Settings
+    from deploykit.bench.gates import judge
     from deploykit.bench.report import to_json
 
+    gates = asked.gates()
+    settings = Settings(batches=batch, times=times, threads=threads, overrides=asked.overrides())
     ref = _shared.model_ref(config, model, described)
     folder = output or config.build_dir
     name = loading.model_name(ref)
@@ -60,9 +65,9 @@ def command(
         click.echo()
     reference = _bench.reference(ref, [exported])
     subjects = _bench.plan(_bench.wanted_backends((_bench.ALL,)), reference, [exported, quantized])
-    report = _bench.run(subjects, reference, Settings(batches=batch, times=times, threads=threads))
+    report = judge(_bench.run(subjects, reference, settings), gates)
     path = folder / "report.json"
     _shared.emit_json(to_json(report), str(path))
     if talk:
         click.echo(f"report: {path}")
-    _bench.finish(report, json_target)
+    _bench.finish(report, json_target, asked)

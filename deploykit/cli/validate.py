@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from deploykit.artifact import ModelRef
-from deploykit.cli import _bench, _shared
+from deploykit.cli import _bench, _gates, _shared
 from deploykit.config import Config
 
 
@@ -15,7 +15,8 @@ from deploykit.config import Config
     short_help="The accuracy half of bench alone; the exit code is the verdict.",
     help="""Hold each backend's answers against the PyTorch reference, without timing anything.
 
-TARGETS as for `deploykit bench`. Ends with 0 when every answer lies within its tolerance, with 3 when one does not.""",
+TARGETS as for `deploykit bench`. Ends with 0 when every answer lies within its tolerance, with 3 when one does not, and
+with 1 when a backend did not run. [bench] in deploykit.toml holds here too, unless [validate] says otherwise.""",
 )
 @click.argument("targets", nargs=-1)
 @_shared.describe_options
@@ -23,6 +24,7 @@ TARGETS as for `deploykit bench`. Ends with 0 when every answer lies within its 
 @click.option("--batch", type=_shared.IntList(), help="Batch sizes, besides those always checked; default: 1.")
 @click.option("--time", "times", type=_shared.IntList(), help="Time steps, besides those always checked; default: 100.")
 @_bench.data_option
+@_gates.options(latency=False)
 @_shared.json_option
 @click.pass_obj
 def command(
@@ -34,9 +36,10 @@ def command(
     times: tuple[int, ...] | None,
     data: Path | None,
     json_target: str | None,
+    asked: _gates.Asked,
 ) -> None:
     from deploykit.bench.engine import Settings
 
     ref = _bench.model(config, targets, described)
-    settings = Settings(batches=batch, times=times, data=data, latency=False)
-    _bench.evaluate(config, targets, ref, backends, settings, json_target)
+    settings = Settings(batches=batch, times=times, data=data, latency=False, overrides=asked.overrides())
+    _bench.evaluate(config, targets, ref, backends, settings, json_target, asked)

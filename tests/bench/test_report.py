@@ -103,6 +103,7 @@ def test_the_schema_is_a_schema_and_documents_every_field() -> None:
         (reports.Check, "check"),
         (Invariance, "invariance"),
         (MetricResult, "metric"),
+        (reports.GateResult, "gate"),
     ):
         assert {field.name for field in dataclasses.fields(kind)} == set(definitions[name]["properties"])
     error, accuracy = definitions["error"]["properties"], definitions["accuracy"]["properties"]

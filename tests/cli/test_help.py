@@ -12,7 +12,7 @@ from click.testing import Result
 
 from deploykit.cli import cli
 
-COMMANDS = ("ship", "export", "quantize", "bench", "validate", "models", "backends", "doctor")
+COMMANDS = ("ship", "export", "quantize", "bench", "validate", "compare", "models", "backends", "doctor")
 HEAVY = ("torch", "onnx", "onnxruntime", "onnxscript", "numpy", "safetensors", "rich")
 
 

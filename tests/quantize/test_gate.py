@@ -252,7 +252,7 @@ def test_nothing_that_is_read_is_written_over(folder: Path) -> None:
     onnx.save(
         linear_net(0.2), folder / "large.onnx", save_as_external_data=True, location="large.data", size_threshold=0
     )
-    large = artifacts.read(large_path)
+    large = artifacts.read(folder / "large.onnx")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     for one, path in ((source, "net.onnx"), (source, "real.npz"), (large, "large.data"), (source, "voice.onnx")):
         with pytest.raises(UsageError, match="name another file with -o"):

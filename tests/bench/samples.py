@@ -1,0 +1,99 @@
+"""Reports for the tests of what is made from them: a reference and two rows, with latencies and everything else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from deploykit.bench.report import (
+    Accuracy,
+    Check,
+    Invariance,
+    Latency,
+    MetricResult,
+    OutputError,
+    Report,
+    Row,
+    Speedup,
+    verdict,
+)
+from deploykit.bench.tolerance import FLOAT32, INT8
+
+ENVIRONMENT: dict[str, Any] = {
+    "cpu": "A CPU",
+    "cpu_flags": ["avx2"],
+    "cores": 2,
+    "memory_bytes": None,
+    "load_average": 0.5,
+    "os": "Linux",
+    "python": "3.11.0",
+    "libraries": {"torch": "2.6.0", "onnxruntime": "1.20.0"},
+    "threads": 1,
+    "spinning": False,
+    "denormals": [],
+    "git": {"commit": "a" * 40, "dirty": False},
+}
+LATENCY = Latency(5.0, 6.0, 7.0, 8.0, 5.2, 4.0, 0.1, 2000, 20, stable=True)
+ERROR = OutputError(1e-3, 1e-4, 41.2, 0.999, 0.98, 0.0, None, (0.1, 0.2), 2, grows=False)
+ACCURACY = Accuracy(
+    1e-3, 1e-4, 41.2, 0.999, 0.98, (0.1, 0.2), grows=False, first_step_outside=None, outputs={"y": ERROR}
+)
+REFERENCE = Row(
+    "torch",
+    "float32",
+    "net",
+    1,
+    100,
+    1,
+    "ok",
+    latency_ms=replace(LATENCY, p50=10.0),
+    speedup=Speedup("torch", 1.0, 1.0, 1.0),
+    accuracy=ACCURACY,
+    metric=MetricResult("score", 2.0, 2.0, higher_is_better=True),
+    size_bytes=1000,
+    passed=True,
+    tolerance=FLOAT32,
+    checks=(Check(1, 100, 1, 0.0, None, passed=True),),
+    invariance=Invariance(0.0, None, causal=False),
+)
+ORT = replace(
+    REFERENCE, backend="ort", artifact="build/net.onnx", latency_ms=LATENCY, speedup=Speedup("torch", 2, 1.8, 2.2)
+)
+QUANTIZED = replace(
+    ORT,
+    precision="int8",
+    artifact="build/net.int8.onnx",
+    speedup=Speedup("torch", 3, 2.5, 3.5),
+    metric=MetricResult("score", 1.98, 2.0, higher_is_better=True),
+    tolerance=INT8,
+)
+GONE = Row("trt", None, None, None, None, 1, "unavailable", reason="TensorRT is not installed.")
+BROKEN = replace(
+    ORT,
+    status="failed",
+    reason="its process ended by itself with exit code 7.",
+    fault="error",
+    passed=False,
+    latency_ms=None,
+    speedup=None,
+    metric=None,
+)
+
+
+def report(*rows: Row, **changes: Any) -> Report:
+    found = Report(
+        model="net",
+        environment=ENVIRONMENT,
+        reference="torch",
+        rows=(REFERENCE, *rows),
+        passed=True,
+        settings={"seed": 0},
+    )
+    return replace(found, passed=verdict(found.rows), **changes)
+
+
+def faster(row: Row, median: float, low: float | None = None, high: float | None = None) -> Row:
+    """The row with another speed-up; its interval has no width unless told."""
+    return replace(
+        row, speedup=Speedup("torch", median, median if low is None else low, median if high is None else high)
+    )

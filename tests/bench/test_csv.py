@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+
+from deploykit.bench.csv import COLUMNS, to_csv
+from deploykit.bench.gates import Gates, MinSpeedup, judge
+from deploykit.bench.report import MetricResult
+from tests.bench.samples import GONE, ORT, QUANTIZED, report
+
+
+def lines(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(text.splitlines()))
+
+
+def test_one_line_for_each_row_in_a_stable_order() -> None:
+    text = to_csv(report(ORT, QUANTIZED, GONE))
+    assert text.splitlines()[0] == ",".join(COLUMNS)
+    assert len(set(COLUMNS)) == len(COLUMNS)
+    found = lines(text)
+    assert [line["backend"] for line in found] == ["torch", "ort", "ort", "trt"]
+    assert found[2]["precision"] == "int8"
+    assert (found[2]["speedup"], found[2]["speedup_low"], found[2]["p99_ms"]) == ("3", "2.5", "8.0")
+    assert (found[2]["passed"], found[2]["stable"]) == ("true", "true")
+
+
+def test_what_is_unknown_or_not_finite_is_empty() -> None:
+    bad = replace(ORT, metric=MetricResult("score", float("nan"), 2.0, higher_is_better=True))
+    found = lines(to_csv(report(bad, GONE)))
+    assert found[1]["metric_value"] == ""
+    assert found[1]["metric_reference"] == "2.0"
+    assert (found[2]["p50_ms"], found[2]["passed"], found[2]["batch"]) == ("", "", "")
+    assert found[2]["reason"] == "TensorRT is not installed."
+
+
+def test_commas_quotes_and_lines_stay_in_their_cell() -> None:
+    reason = 'it said "no", and\nthen nothing.'
+    text = to_csv(report(replace(ORT, reason=reason)))
+    assert list(csv.DictReader(text.splitlines(keepends=True)))[1]["reason"] == reason
+
+
+def test_failed_gates_are_named() -> None:
+    found = lines(to_csv(judge(report(ORT, QUANTIZED), Gates(min_speedup=(MinSpeedup(2.5),)))))
+    assert [line["gates_failed"] for line in found] == ["", "min-speedup", ""]
+    assert found[1]["fault"] == "gate"
+
+
+def test_the_columns_are_documented() -> None:
+    from pathlib import Path
+
+    text = (Path(__file__).parents[2] / "docs" / "method.md").read_text(encoding="utf-8")
+    assert all(f"`{column}`" in text for column in COLUMNS)
