@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from deploykit.coverage import CoverageRow
 from deploykit.errors import ArtifactError
 from deploykit.files import write_text
 
@@ -22,7 +23,11 @@ Status = Literal["ok", "unavailable", "failed"]
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds per inference. A percentile is None where there are too few samples to say it."""
+    """Milliseconds per inference. A percentile is None where there are too few samples to say it.
+
+    ``quantiles`` are more of them by percent, from the smallest sample ("0") to the largest ("100"); ``throughput`` is
+    batch rows per second, or inferences where the model has no batch. Reports of before have neither.
+    """
 
     p50: float | None
     p90: float | None
@@ -34,6 +39,8 @@ class Latency:
     samples: int
     windows: int
     stable: bool
+    quantiles: Mapping[str, float | None] | None = None
+    throughput: float | None = None
 
 
 @dataclass(frozen=True)
@@ -116,11 +123,14 @@ class Invariance:
 
 @dataclass(frozen=True)
 class MetricResult:
-    """The model's own metric for this backend and for the reference, over the same data."""
+    """The model's own metric for this backend and for the reference, over the same data.
+
+    A number is None only in a report that was read: JSON has null for what is not finite.
+    """
 
     name: str
-    value: float
-    reference: float
+    value: float | None
+    reference: float | None
     higher_is_better: bool
 
 
@@ -134,6 +144,20 @@ class Tolerance:
     min_equal: float
     max_metric_drop: float
     origin: str
+
+
+@dataclass(frozen=True)
+class ArtifactCoverage:
+    """What quantization did to the artifact's source, node by node, and the totals.
+
+    ``weight_share`` of the weight bytes are stored in int8, ``mac_share`` of the multiply-accumulates run in it.
+    """
+
+    rows: tuple[CoverageRow, ...]
+    weight_bytes: int
+    macs: int
+    weight_share: float
+    mac_share: float
 
 
 @dataclass(frozen=True)
@@ -167,6 +191,7 @@ class Row:
     first_ms: float | None = None
     warnings: tuple[str, ...] = ()
     fault: Literal["error", "answer"] | None = None
+    coverage: ArtifactCoverage | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

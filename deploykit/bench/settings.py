@@ -31,7 +31,8 @@ class Settings:
 
     ``seconds`` of measured time for each subject and shape, in ``rounds`` windows; ``latency`` False leaves the timing
     out, which is ``deploykit validate``. ``data``: an .npz of real inputs by name, in place of the model's own sample.
-    ``timeout_s``: how long one command of a worker may take before it counts as hanging.
+    ``timeout_s``: how long one command of a worker may take before it counts as hanging. ``command``: the command line
+    that asked for all this, for the report.
     """
 
     batches: tuple[int, ...] | None = None
@@ -43,6 +44,7 @@ class Settings:
     latency: bool = True
     seed: int = 0
     timeout_s: float = 120.0
+    command: str | None = None
 
     def __post_init__(self) -> None:
         if self.threads < 1:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from deploykit.bench.report import MetricResult, Tolerance
 from deploykit.errors import UsageError
 
@@ -55,12 +57,13 @@ def tolerance(precision: str) -> Tolerance:
 
 def judge_metric(metric: MetricResult, allowed: Tolerance) -> str | None:
     """None when the metric lost no more than allowed, relative to the reference's (absolute where that is 0)."""
-    loss = metric.reference - metric.value if metric.higher_is_better else metric.value - metric.reference
-    share = loss / abs(metric.reference) if metric.reference else loss
+    value, reference = (math.nan if number is None else number for number in (metric.value, metric.reference))
+    loss = reference - value if metric.higher_is_better else value - reference
+    share = loss / abs(reference) if reference else loss
     # Written so that a NaN fails.
     if share <= allowed.max_metric_drop:
         return None
     return (
-        f"its {metric.name} is {metric.value:.4g} where the reference has {metric.reference:.4g}: "
+        f"its {metric.name} is {value:.4g} where the reference has {reference:.4g}: "
         f"{share:.2%} worse, and {allowed.max_metric_drop:.1%} is allowed."
     )

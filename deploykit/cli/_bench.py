@@ -14,6 +14,7 @@ import click
 from deploykit import loading, registry
 from deploykit.artifact import Artifact, ModelRef
 from deploykit.cli import _shared
+from deploykit.cli._command import command_line
 from deploykit.config import Config
 from deploykit.errors import ArtifactError, BackendUnavailableError, UnknownNameError, UsageError
 
@@ -30,6 +31,14 @@ backend_option = click.option(
 )
 data_option = click.option(
     "--data", type=click.Path(path_type=Path), help="Inputs to use, by name, as .npz; default: the model's own sample."
+)
+
+html_option = click.option(
+    "--html",
+    "html_target",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the report as a web page: one file with its charts, to read, send or print.",
 )
 
 
@@ -138,6 +147,7 @@ def evaluate(
     backends: tuple[str, ...],
     settings: Settings,
     json_target: str | None,
+    html_target: Path | None,
 ) -> None:
     """What bench and validate do, the one with latency and the other without."""
     wanted = wanted_backends(backends)
@@ -145,19 +155,20 @@ def evaluate(
         raise UsageError(f"{REFERENCE} is the reference itself: name a backend to hold against it, like ort.")
     reference, artifacts = targets(config, named, model)
     subjects = plan(wanted, reference, artifacts, named=ALL not in backends)
-    finish(run(subjects, reference, settings), json_target)
+    finish(run(subjects, reference, settings), json_target, html_target)
 
 
 def run(subjects: Sequence[Subject], reference: Artifact, settings: Settings) -> Report:
     """Run the engine with a progress bar on stderr, if that is a terminal."""
     from deploykit.bench.engine import bench
 
+    settings = replace(settings, command=command_line())
     with _progress_bar() as progress:
         return bench(subjects, reference, settings, progress)
 
 
-def finish(report: Report, json_target: str | None) -> None:
-    """Write the JSON, print the table; end with 3 when something lies outside its tolerance, 1 when one failed."""
+def finish(report: Report, json_target: str | None, html_target: Path | None = None) -> None:
+    """Print the table, write the files; end with 3 when something lies outside its tolerance, 1 when one failed."""
     from rich.console import Console
 
     from deploykit.bench.report import render, to_json
@@ -166,6 +177,10 @@ def finish(report: Report, json_target: str | None) -> None:
         render(report, Console())
     if json_target is not None:  # after the table, which a file that cannot be written must not cost
         _shared.emit_json(to_json(report), json_target)
+    if html_target is not None:
+        from deploykit.bench import html
+
+        html.save(report, html_target)
     if not report.passed:
         click.get_current_context().exit(1 if any(row.fault == "error" for row in report.rows) else 3)
 

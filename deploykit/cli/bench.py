@@ -27,6 +27,7 @@ install; with `all` it is a row that says so.""",
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads for one inference.")
 @_bench.data_option
 @_shared.json_option
+@_bench.html_option
 @click.pass_obj
 def command(
     config: Config,
@@ -38,9 +39,10 @@ def command(
     threads: int,
     data: Path | None,
     json_target: str | None,
+    html_target: Path | None,
 ) -> None:
     from deploykit.bench.engine import Settings
 
     ref = _bench.model(config, targets, described)
     settings = Settings(batches=batch, times=times, threads=threads, data=data)
-    _bench.evaluate(config, targets, ref, backends, settings, json_target)
+    _bench.evaluate(config, targets, ref, backends, settings, json_target, html_target)

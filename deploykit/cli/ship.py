@@ -43,6 +43,7 @@ def command(
     threads: int,
     json_target: str | None,
 ) -> None:
+    from deploykit.bench import html
     from deploykit.bench.engine import Settings
     from deploykit.bench.report import to_json
 
@@ -63,6 +64,7 @@ def command(
     report = _bench.run(subjects, reference, Settings(batches=batch, times=times, threads=threads))
     path = folder / "report.json"
     _shared.emit_json(to_json(report), str(path))
+    html.save(report, path.with_suffix(".html"))
     if talk:
-        click.echo(f"report: {path}")
+        click.echo(f"report: {path}, and as a page {path.with_suffix('.html')}")
     _bench.finish(report, json_target)

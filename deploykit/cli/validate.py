@@ -24,6 +24,7 @@ TARGETS as for `deploykit bench`. Ends with 0 when every answer lies within its 
 @click.option("--time", "times", type=_shared.IntList(), help="Time steps, besides those always checked; default: 100.")
 @_bench.data_option
 @_shared.json_option
+@_bench.html_option
 @click.pass_obj
 def command(
     config: Config,
@@ -34,9 +35,10 @@ def command(
     times: tuple[int, ...] | None,
     data: Path | None,
     json_target: str | None,
+    html_target: Path | None,
 ) -> None:
     from deploykit.bench.engine import Settings
 
     ref = _bench.model(config, targets, described)
     settings = Settings(batches=batch, times=times, data=data, latency=False)
-    _bench.evaluate(config, targets, ref, backends, settings, json_target)
+    _bench.evaluate(config, targets, ref, backends, settings, json_target, html_target)
