@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from deploykit.coverage import CoverageRow
 from deploykit.errors import ArtifactError
 from deploykit.files import write_text
 
@@ -23,7 +23,11 @@ Status = Literal["ok", "unavailable", "failed"]
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds per inference. A percentile is None where there are too few samples to say it."""
+    """Milliseconds per inference. A percentile is None where there are too few samples to say it.
+
+    ``quantiles`` are more of them by percent, from the smallest sample ("0") to the largest ("100"); ``throughput`` is
+    batch rows per second, or inferences where the model has no batch. Reports of before have neither.
+    """
 
     p50: float | None
     p90: float | None
@@ -35,6 +39,8 @@ class Latency:
     samples: int
     windows: int
     stable: bool
+    quantiles: Mapping[str, float | None] | None = None
+    throughput: float | None = None
 
 
 @dataclass(frozen=True)
@@ -117,11 +123,14 @@ class Invariance:
 
 @dataclass(frozen=True)
 class MetricResult:
-    """The model's own metric for this backend and for the reference, over the same data."""
+    """The model's own metric for this backend and for the reference, over the same data.
+
+    A number is None only in a report that was read: JSON has null for what is not finite.
+    """
 
     name: str
-    value: float
-    reference: float
+    value: float | None
+    reference: float | None
     higher_is_better: bool
 
 
@@ -169,6 +178,20 @@ class GateResult:
 
 
 @dataclass(frozen=True)
+class ArtifactCoverage:
+    """What quantization did to the artifact's source, node by node, and the totals.
+
+    ``weight_share`` of the weight bytes are stored in int8, ``mac_share`` of the multiply-accumulates run in it.
+    """
+
+    rows: tuple[CoverageRow, ...]
+    weight_bytes: int
+    macs: int
+    weight_share: float
+    mac_share: float
+
+
+@dataclass(frozen=True)
 class Row:
     """One backend x precision x (batch, time). ``passed`` is None for a backend that is unavailable.
 
@@ -200,6 +223,7 @@ class Row:
     first_ms: float | None = None
     warnings: tuple[str, ...] = ()
     fault: Literal["error", "answer", "gate"] | None = None
+    coverage: ArtifactCoverage | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,7 +274,7 @@ def read(path: Path) -> Report:
         ArtifactError: it cannot be read, or is no report of this schema version.
     """
     try:
-        report = msgspec.convert(_with_nan(msgspec.json.decode(path.read_bytes())), type=Report)
+        report = msgspec.json.decode(path.read_bytes(), type=Report)
     except (OSError, msgspec.MsgspecError) as error:
         raise ArtifactError(f"{path} is no bench report that deploykit can read: {error}.") from error
     if report.schema_version != SCHEMA_VERSION:
@@ -258,16 +282,6 @@ def read(path: Path) -> Report:
             f"{path} has schema version {report.schema_version}, this deploykit reads {SCHEMA_VERSION}: upgrade it."
         )
     return report
-
-
-def _with_nan(data: Any) -> Any:
-    """JSON has no NaN, so a metric that was one was written as null."""
-    rows = data.get("rows") if isinstance(data, dict) else None
-    for row in rows if isinstance(rows, list) else ():
-        metric = row.get("metric") if isinstance(row, dict) else None
-        if isinstance(metric, dict):
-            metric.update({key: math.nan for key in ("value", "reference") if metric.get(key, 0) is None})
-    return data
 
 
 def schema() -> dict[str, Any]:

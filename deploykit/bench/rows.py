@@ -9,7 +9,7 @@ from typing import Any, Literal
 from deploykit.artifact import Artifact
 from deploykit.bench.environment import environment
 from deploykit.bench.model import Model
-from deploykit.bench.report import Report, Row, Speedup, verdict
+from deploykit.bench.report import ArtifactCoverage, Report, Row, Speedup, verdict
 from deploykit.bench.seat import Seat
 from deploykit.bench.settings import Settings
 from deploykit.bench.shapes import Shape
@@ -41,6 +41,7 @@ def _settings(settings: Settings) -> dict[str, Any]:
         "seed": settings.seed,
         "latency": settings.latency,
         "data": None if settings.data is None else settings.data.name,
+        "command": settings.command,
     }
 
 
@@ -76,7 +77,7 @@ def _row(model: Model, seat: Seat, seats: Sequence[Seat], shape: Shape) -> Row:
         threads=seat.settings.threads,
         status="ok" if failed is None else "failed",
         reason=failed or next(iter(seat.objections), None),
-        latency_ms=latency(seat.windows[shape]) if timed else None,
+        latency_ms=latency(seat.windows[shape], shape.batch) if timed else None,
         speedup=_speedup(model.reference, seat, shape) if timed else None,
         accuracy=seat.accuracy.get(shape),
         metric=seat.metric,
@@ -91,6 +92,7 @@ def _row(model: Model, seat: Seat, seats: Sequence[Seat], shape: Shape) -> Row:
         load_ms=None if stats is None else stats.load_ms,
         first_ms=None if stats is None else stats.first_ms,
         fault=_fault(seat),
+        coverage=_coverage(artifact),
         warnings=(*seat.warnings, *_slower_or_larger(model, seat, seats, shape)),
     )
 
@@ -99,6 +101,14 @@ def _fault(seat: Seat) -> Literal["error", "answer"] | None:
     if seat.failed is not None:
         return "answer" if isinstance(seat.error, WrongAnswerError) else "error"
     return "answer" if seat.objections else None
+
+
+def _coverage(artifact: Artifact) -> ArtifactCoverage | None:
+    found = artifact.coverage
+    if found is None:
+        return None
+    weights, macs = (sum(getattr(row, what) for row in found.rows) for what in ("weight_bytes", "macs"))
+    return ArtifactCoverage(found.rows, weights, macs, found.weight_share, found.mac_share)
 
 
 def shown(artifact: Artifact) -> str:

@@ -33,7 +33,7 @@ class Settings:
     ``seconds`` of measured time for each subject and shape, in ``rounds`` windows; ``latency`` False leaves the timing
     out, which is ``deploykit validate``. ``data``: an .npz of real inputs by name, in place of the model's own sample.
     ``timeout_s``: how long one command of a worker may take before it counts as hanging. ``overrides``: tolerances in
-    place of the defaults.
+    place of the defaults. ``command``: the command line that asked for all this, for the report.
     """
 
     batches: tuple[int, ...] | None = None
@@ -46,6 +46,7 @@ class Settings:
     seed: int = 0
     timeout_s: float = 120.0
     overrides: Overrides = field(default_factory=Overrides)
+    command: str | None = None
 
     def __post_init__(self) -> None:
         if self.threads < 1:

@@ -30,15 +30,18 @@ CONFIDENCE = 0.95
 #: how well the caches serve them (Mytkowicz et al., "Producing Wrong Data Without Doing Anything Obviously Wrong!",
 #: ASPLOS 2009). No number of rounds shows that, so the interval is this much wider on both sides.
 RESOLUTION = 0.02
+#: The percents of ``Latency.quantiles``: enough to draw a distribution from.
+PERCENTS = (0, 1, *range(5, 100, 5), 99, 100)
 
 #: Nanoseconds per inference, one inner sequence per window.
 Windows = Sequence[Sequence[int]]
 
 
-def latency(windows: Windows) -> Latency:
+def latency(windows: Windows, batch: int | None = None) -> Latency:
     """Percentiles, mean, minimum and spread of all samples, in milliseconds; percentiles too few samples bear are None.
 
-    ``cv`` is the coefficient of variation: the sample standard deviation (n - 1) over the mean.
+    ``batch`` rows are answered by one inference; None counts inferences. ``cv`` is the coefficient of variation: the
+    sample standard deviation (n - 1) over the mean.
 
     Raises:
         ValueError: there is no sample at all.
@@ -58,6 +61,8 @@ def latency(windows: Windows) -> Latency:
         samples=int(samples.size),
         windows=len(windows),
         stable=stable(windows),
+        quantiles={str(percent): _quantile(samples, percent) for percent in PERCENTS},
+        throughput=1e3 * (batch or 1) / mean if mean > 0 else None,
     )
 
 
@@ -65,6 +70,12 @@ def percentile(samples: npt.NDArray[np.float64], share: float) -> float | None:
     """The percentile at ``share`` (0 to 1), or None with fewer than 1 / (1 - share) samples."""
     # Rounded, as 1 - 0.9 is a little less than a tenth in binary and would ask for one sample too many.
     return float(np.quantile(samples, share)) if samples.size >= round(1 / (1 - share)) else None
+
+
+def _quantile(samples: npt.NDArray[np.float64], percent: int) -> float | None:
+    """Like ``percentile``, with the same rule for the lower half; the smallest and the largest are always known."""
+    rarer = min(percent, 100 - percent)
+    return float(np.quantile(samples, percent / 100)) if rarer == 0 or samples.size * rarer >= 100 else None
 
 
 def stable(windows: Windows) -> bool:

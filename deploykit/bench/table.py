@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-_DASH = "–"
+DASH = "–"
 _WIDEST = 400  # of a table that is laid out without regard to the terminal
 _SPARE = ("tail", "SNR dB", "size", "B×T")  # columns to leave out on a narrow terminal, the first one first
-_Key = tuple[str, str | None, str | None]
+Key = tuple[str, str | None, str | None]
 
 
 def show(report: Report, console: Console) -> None:
@@ -32,18 +32,29 @@ def show(report: Report, console: Console) -> None:
 
 def notes(report: Report) -> Iterator[str]:
     """Reasons and warnings, each once, with the row they belong to."""
-    seen: dict[str, None] = {}
+    for name, text in remarks(report):
+        yield f"{name}: {text}"
+    yield from report.warnings
+
+
+def remarks(report: Report) -> Iterator[tuple[str, str]]:
+    """What is to be said about a subject: its name and one sentence, each once."""
+    seen: dict[tuple[str, str], None] = {}
     names = labels(report)
+    shaky: dict[str, list[str]] = {}
     for row in report.rows:
-        name = names[_key(row)]
+        name = names[key(row)]
         said = [str(row.artifact)] if "#" in name else []
         said += [row.reason] if row.reason and row.fault != "gate" else []  # gates have lines of their own
         said += row.warnings
         if row.latency_ms is not None and not row.latency_ms.stable:
-            said.append(f"unstable at {sizes(row)}: its windows disagree, so read its latency with care.")
-        seen.update((f"{name}: {text}", None) for text in said)
-    yield from seen
-    yield from report.warnings
+            shaky.setdefault(name, []).append(sizes(row))
+        seen.update(((name, text), None) for text in said)
+    for name in dict.fromkeys(names.values()):
+        yield from (remark for remark in seen if remark[0] == name)
+        if name in shaky:
+            at = ", ".join(shaky[name])
+            yield name, f"unstable at {at}: its windows disagree, so read its latency with care."
 
 
 def gate_lines(report: Report) -> Iterator[str]:
@@ -78,7 +89,7 @@ def _table(report: Report, omit: Sequence[str] = ()) -> Table:
 
     table = Table(box=box.SIMPLE_HEAD, padding=0, title=f"{report.model}, against {report.reference}")
     names = labels(report)
-    cells = [{"backend": names[_key(row)], **_cells(row)} for row in report.rows]
+    cells = [{"backend": names[key(row)], **_cells(row)} for row in report.rows]
     headings = {"tail": _tail_heading(report), "metric": _metric_heading(report)}
     columns = [column for column in cells[0] if column not in omit]
     for column in columns:
@@ -93,30 +104,31 @@ def _cells(row: Row) -> dict[str, str]:
     accuracy = row.accuracy
     return {
         "B×T": sizes(row),
-        "p50 ms": _number(row.latency_ms.p50 if row.latency_ms else None),
+        "p50 ms": number(row.latency_ms.p50 if row.latency_ms else None),
         "tail": _tail(row.latency_ms),
         "speed-up": _speedup(row),
-        "max err": _DASH if accuracy is None else f"{accuracy.max_abs:.1e}",
-        "SNR dB": _DASH if accuracy is None or accuracy.snr_db is None else f"{accuracy.snr_db:.1f}",
+        "max err": DASH if accuracy is None else f"{accuracy.max_abs:.1e}",
+        "SNR dB": DASH if accuracy is None or accuracy.snr_db is None else f"{accuracy.snr_db:.1f}",
         "metric": _metric(row.metric),
         "size": size(row.size_bytes),
         "verdict": _verdict(row),
     }
 
 
-def labels(report: Report) -> dict[_Key, str]:
+def labels(report: Report) -> dict[Key, str]:
     """What each subject is called: backend and precision, and a number where two artifacts would have one name."""
-    named: dict[str, list[_Key]] = {}
-    for key in dict.fromkeys(map(_key, report.rows)):
-        named.setdefault(f"{key[0].rpartition(':')[2]} {_short(key[1])}".strip(), []).append(key)
+    named: dict[str, list[Key]] = {}
+    for one in dict.fromkeys(map(key, report.rows)):
+        named.setdefault(f"{one[0].rpartition(':')[2]} {_short(one[1])}".strip(), []).append(one)
     return {
-        key: name if len(keys) == 1 else f"{name} #{number}"
+        one: name if len(keys) == 1 else f"{name} #{place}"
         for name, keys in named.items()
-        for number, key in enumerate(keys, 1)
+        for place, one in enumerate(keys, 1)
     }
 
 
-def _key(row: Row) -> _Key:
+def key(row: Row) -> Key:
+    """What tells one subject from another."""
     return row.backend, row.precision, row.artifact
 
 
@@ -127,12 +139,12 @@ def _short(precision: str | None) -> str:
 def row_names(report: Report) -> tuple[str, ...]:
     """What each row is called, in order: its subject and its sizes, like ``ort int8 1×100``."""
     names = labels(report)
-    return tuple(names[_key(row)] + (f" {sizes(row)}" if row.status != "unavailable" else "") for row in report.rows)
+    return tuple(names[key(row)] + (f" {sizes(row)}" if row.status != "unavailable" else "") for row in report.rows)
 
 
 def sizes(row: Row) -> str:
-    """Batch and time, like 1×100."""
-    return "×".join(_DASH if size is None else str(size) for size in (row.batch, row.time))
+    """Batch and time steps, like 16×100."""
+    return "×".join(DASH if length is None else str(length) for length in (row.batch, row.time))
 
 
 def _tail_heading(report: Report) -> str:
@@ -143,17 +155,17 @@ def _tail_heading(report: Report) -> str:
 def _tail(latency: Latency | None) -> str:
     """p99 where there are samples enough to know it, else p95 and said to be that, else nothing."""
     if latency is None or (latency.p99 is None and latency.p95 is None):
-        return _DASH
-    return _number(latency.p99) if latency.p99 is not None else f"p95 {_number(latency.p95)}"
+        return DASH
+    return number(latency.p99) if latency.p99 is not None else f"p95 {number(latency.p95)}"
 
 
 def _speedup(row: Row) -> str:
     speedup = row.speedup
     if speedup is None:
-        return _DASH
+        return DASH
     if speedup.low is None or speedup.high is None or speedup.low == speedup.high:
-        return _number(speedup.median)
-    return f"{_number(speedup.median)} ({_number(speedup.low)}–{_number(speedup.high)})"
+        return number(speedup.median)
+    return f"{number(speedup.median)} ({number(speedup.low)}–{number(speedup.high)})"
 
 
 def _metric_heading(report: Report) -> str:
@@ -164,7 +176,9 @@ def _metric_heading(report: Report) -> str:
 def _metric(metric: MetricResult | None) -> str:
     """The value and its change, in percent of the reference's; where that is 0, the change itself."""
     if metric is None:
-        return _DASH
+        return DASH
+    if metric.value is None or metric.reference is None:
+        return DASH if metric.value is None else f"{metric.value:.4g}"
     change = metric.value - metric.reference
     shown = f"{change / abs(metric.reference):+.2%}" if metric.reference else f"{change:+.2g}"
     return f"{metric.value:.4g} {shown}"
@@ -178,5 +192,6 @@ def _verdict(row: Row) -> str:
     return ("pass" if row.passed else "gate" if row.fault == "gate" else "outside") + (" ~" if shaky else "")
 
 
-def _number(value: float | None) -> str:
-    return _DASH if value is None else f"{value:.3g}"
+def number(value: float | None) -> str:
+    """Three digits; a dash for None."""
+    return DASH if value is None else f"{value:.3g}"

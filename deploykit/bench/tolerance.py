@@ -98,10 +98,11 @@ def _default(precision: str) -> Tolerance:
 
 def metric_drop(metric: MetricResult) -> float:
     """What the metric lost as a share of the reference's (absolute where that is 0); below 0 where it gained."""
-    if math.isinf(metric.reference):
+    value, reference = _numbers(metric)
+    if math.isinf(reference):
         return math.nan
-    loss = metric.reference - metric.value if metric.higher_is_better else metric.value - metric.reference
-    return loss / abs(metric.reference) if metric.reference else loss
+    loss = reference - value if metric.higher_is_better else value - reference
+    return loss / abs(reference) if reference else loss
 
 
 def judge_metric(metric: MetricResult, allowed: Tolerance) -> str | None:
@@ -110,7 +111,14 @@ def judge_metric(metric: MetricResult, allowed: Tolerance) -> str | None:
     # Written so that a NaN fails.
     if share <= allowed.max_metric_drop:
         return None
+    value, reference = _numbers(metric)
     return (
-        f"its {metric.name} is {metric.value:.4g} where the reference has {metric.reference:.4g}: "
+        f"its {metric.name} is {value:.4g} where the reference has {reference:.4g}: "
         f"{share:.2%} worse, and {allowed.max_metric_drop:.2%} is allowed."
     )
+
+
+def _numbers(metric: MetricResult) -> tuple[float, float]:
+    """Its value and the reference's; JSON has no NaN, so that one read from there is None."""
+    value, reference = (math.nan if number is None else number for number in (metric.value, metric.reference))
+    return value, reference

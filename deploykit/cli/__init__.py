@@ -14,10 +14,11 @@ from typing import Any
 import click
 
 from deploykit import __version__, config
+from deploykit.cli._command import ARGUMENTS
 from deploykit.cli._shared import DESCRIBING
 from deploykit.errors import DeploykitError
 
-_ORDER = ("ship", "export", "quantize", "bench", "validate", "compare", "models", "backends", "doctor")
+_ORDER = ("ship", "export", "quantize", "bench", "validate", "compare", "report", "models", "backends", "doctor")
 
 # Commands that take from [bench] what they do not find in their own table, and the options that they leave there.
 _LIKE_BENCH = ("validate", "ship")
@@ -36,6 +37,14 @@ class _Commands(click.Group):
             return None
         command: click.Command = importlib.import_module(f"{__name__}.{cmd_name}").command
         return command
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        given = tuple(args)  # parsing uses the list up
+        context = super().make_context(info_name, args, parent, **extra)
+        context.meta[ARGUMENTS] = given
+        return context
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

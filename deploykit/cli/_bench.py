@@ -14,6 +14,7 @@ import click
 from deploykit import loading, registry
 from deploykit.artifact import Artifact, ModelRef
 from deploykit.cli import _gates, _shared
+from deploykit.cli._command import command_line
 from deploykit.config import Config
 from deploykit.errors import ArtifactError, BackendUnavailableError, UnknownNameError, UsageError
 
@@ -30,6 +31,14 @@ backend_option = click.option(
 )
 data_option = click.option(
     "--data", type=click.Path(path_type=Path), help="Inputs to use, by name, as .npz; default: the model's own sample."
+)
+
+html_option = click.option(
+    "--html",
+    "html_target",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the report as a web page: one file with its charts, to read, send or print.",
 )
 
 
@@ -138,6 +147,7 @@ def evaluate(
     backends: tuple[str, ...],
     settings: Settings,
     json_target: str | None,
+    html_target: Path | None,
     asked: _gates.Asked,
 ) -> None:
     """What bench and validate do, the one with latency and the other without."""
@@ -150,18 +160,21 @@ def evaluate(
     reference, artifacts = targets(config, named, model)
     subjects = plan(wanted, reference, artifacts, named=ALL not in backends)
     report = judge(run(subjects, reference, settings), gates)
-    finish(report, json_target, asked, named=ALL not in backends)
+    finish(report, json_target, html_target, asked, named=ALL not in backends)
 
 
 def run(subjects: Sequence[Subject], reference: Artifact, settings: Settings) -> Report:
     """Run the engine with a progress bar on stderr, if that is a terminal."""
     from deploykit.bench.engine import bench
 
+    settings = replace(settings, command=command_line())
     with _progress_bar() as progress:
         return bench(subjects, reference, settings, progress)
 
 
-def finish(report: Report, json_target: str | None, asked: _gates.Asked, named: bool = False) -> None:
+def finish(
+    report: Report, json_target: str | None, html_target: Path | None, asked: _gates.Asked, named: bool = False
+) -> None:
     """Write the files, print the table, and end with the exit code that the report has.
 
     1 when a row did not run (or is unavailable, where backends were ``named``), 3 when all ran and one lies outside a
@@ -175,6 +188,10 @@ def finish(report: Report, json_target: str | None, asked: _gates.Asked, named: 
         render(report, Console())
     if json_target is not None:  # after the table, which a file that cannot be written must not cost
         _shared.emit_json(to_json(report), json_target)
+    if html_target is not None:
+        from deploykit.bench import html
+
+        html.save(report, html_target)
     asked.write(report)
     told = _gates.missed(report.gates)
     if told is not None:

@@ -28,6 +28,7 @@ install; with `all` it is a row that says so.""",
 @_bench.data_option
 @_gates.options(latency=True)
 @_shared.json_option
+@_bench.html_option
 @click.pass_obj
 def command(
     config: Config,
@@ -39,10 +40,11 @@ def command(
     threads: int,
     data: Path | None,
     json_target: str | None,
+    html_target: Path | None,
     asked: _gates.Asked,
 ) -> None:
     from deploykit.bench.engine import Settings
 
     ref = _bench.model(config, targets, described)
     settings = Settings(batches=batch, times=times, threads=threads, data=data, overrides=asked.overrides())
-    _bench.evaluate(config, targets, ref, backends, settings, json_target, asked)
+    _bench.evaluate(config, targets, ref, backends, settings, json_target, html_target, asked)

@@ -45,6 +45,7 @@ def command(
     json_target: str | None,
     asked: _gates.Asked,
 ) -> None:
+    from deploykit.bench import html
     from deploykit.bench.engine import Settings
     from deploykit.bench.gates import judge
     from deploykit.bench.report import to_json
@@ -68,6 +69,7 @@ def command(
     report = judge(_bench.run(subjects, reference, settings), gates)
     path = folder / "report.json"
     _shared.emit_json(to_json(report), str(path))
+    html.save(report, path.with_suffix(".html"))
     if talk:
-        click.echo(f"report: {path}")
-    _bench.finish(report, json_target, asked)
+        click.echo(f"report: {path}, and as a page {path.with_suffix('.html')}")
+    _bench.finish(report, json_target, None, asked)

@@ -26,6 +26,7 @@ with 1 when a backend did not run. [bench] in deploykit.toml holds here too, unl
 @_bench.data_option
 @_gates.options(latency=False)
 @_shared.json_option
+@_bench.html_option
 @click.pass_obj
 def command(
     config: Config,
@@ -36,10 +37,11 @@ def command(
     times: tuple[int, ...] | None,
     data: Path | None,
     json_target: str | None,
+    html_target: Path | None,
     asked: _gates.Asked,
 ) -> None:
     from deploykit.bench.engine import Settings
 
     ref = _bench.model(config, targets, described)
     settings = Settings(batches=batch, times=times, data=data, latency=False, overrides=asked.overrides())
-    _bench.evaluate(config, targets, ref, backends, settings, json_target, asked)
+    _bench.evaluate(config, targets, ref, backends, settings, json_target, html_target, asked)

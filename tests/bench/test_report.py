@@ -26,6 +26,7 @@ from deploykit.bench.report import (
     verdict,
 )
 from deploykit.bench.tolerance import FLOAT32
+from deploykit.coverage import CoverageRow
 from deploykit.errors import ArtifactError
 
 LATENCY = Latency(1.234, 1.3, 1.4, 12.34, 1.25, 1.1, 0.05, 2000, 20, stable=True)
@@ -104,6 +105,8 @@ def test_the_schema_is_a_schema_and_documents_every_field() -> None:
         (Invariance, "invariance"),
         (MetricResult, "metric"),
         (reports.GateResult, "gate"),
+        (reports.ArtifactCoverage, "coverage"),
+        (CoverageRow, "node"),
     ):
         assert {field.name for field in dataclasses.fields(kind)} == set(definitions[name]["properties"])
     error, accuracy = definitions["error"]["properties"], definitions["accuracy"]["properties"]

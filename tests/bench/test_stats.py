@@ -39,6 +39,34 @@ def test_latency_is_in_milliseconds_over_all_windows() -> None:
     assert found.cv == pytest.approx(0.5)
 
 
+def test_quantiles_need_samples_enough_on_either_side() -> None:
+    def known(count: int) -> set[int]:
+        found = stats.latency([[1_000_000] * count]).quantiles
+        assert found is not None
+        assert list(found) == [str(percent) for percent in stats.PERCENTS]
+        return {int(percent) for percent, value in found.items() if value is not None}
+
+    assert known(1) == {0, 100}
+    assert known(2) == {0, 50, 100}
+    assert known(4) == {0, *range(25, 80, 5), 100}
+    assert {5, 95} <= known(20)
+    assert not {1, 99} & known(99)
+    assert known(100) == set(stats.PERCENTS)
+
+
+def test_quantiles_are_the_percentiles_and_end_at_the_extremes() -> None:
+    found = stats.latency(windows(0))
+    assert found.quantiles is not None
+    assert (found.quantiles["0"], found.quantiles["50"], found.quantiles["99"]) == (found.min, found.p50, found.p99)
+    values = [value for value in found.quantiles.values() if value is not None]
+    assert values == sorted(values)
+
+
+def test_throughput_counts_batch_rows() -> None:
+    assert stats.latency([[2_000_000, 6_000_000]]).throughput == 250
+    assert stats.latency([[2_000_000, 6_000_000]], batch=16).throughput == 4000
+
+
 @given(st.lists(st.integers(1, 10**9), min_size=100, max_size=200))
 @settings(max_examples=50, deadline=None)
 def test_percentiles_are_ordered_and_within_the_samples(samples: list[int]) -> None:

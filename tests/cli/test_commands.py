@@ -9,11 +9,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 from click.testing import Result
 
 from deploykit.artifact import ModelRef
+from deploykit.bench import schema
 
 INPUT = ("--input", "x:float32[batch,time,8]")
 
@@ -42,6 +44,22 @@ def test_three_lines_do_the_right_thing_in_turn(project: Path, run: Callable[...
     assert rows == [("torch", "float32", 2, 20, "ok"), ("ort", "float32", 2, 20, "ok"), ("ort", "int8", 2, 20, "ok")]
     assert all(row["latency_ms"]["p50"] > 0 for row in report["rows"])
     assert report["passed"] is (benched.exit_code == 0)
+
+
+@pytest.mark.slow
+def test_ship_leaves_a_report_and_its_page(project: Path, run: Callable[..., Result]) -> None:
+    shipped = run("ship", "--time", "5")
+    assert shipped.exit_code in (0, 3), shipped.output  # as above
+    text = (project / "build" / "report.json").read_text()
+    report = json.loads(text)
+    jsonschema.Draft202012Validator(schema()).validate(report)
+    assert report["settings"]["command"] == "deploykit ship --time 5"
+    ort = {row["precision"]: row for row in report["rows"] if row["backend"] == "ort"}
+    assert ort["float32"]["coverage"] is None
+    assert {"rnn/GRU"} <= {node["node"] for node in ort["int8"]["coverage"]["rows"]}
+    quantiles = ort["int8"]["latency_ms"]["quantiles"]
+    assert quantiles["0"] <= quantiles["50"] == ort["int8"]["latency_ms"]["p50"] <= quantiles["100"]
+    assert "int8 coverage" in (project / "build" / "report.html").read_text(encoding="utf-8")
 
 
 def test_validate_exports_what_is_missing_and_times_nothing(project: Path, run: Callable[..., Result]) -> None:

@@ -123,7 +123,7 @@ def test_the_exit_code_says_what_came_of_it(found: Report, named: bool, code: in
 def exit_code(found: Report, named: bool) -> int:
     with click.Context(click.Command("bench")):
         try:
-            _bench.finish(found, None, asked(), named=named)
+            _bench.finish(found, None, None, asked(), named=named)
         except click.exceptions.Exit as error:
             return error.exit_code
     return 0

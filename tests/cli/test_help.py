@@ -12,8 +12,8 @@ from click.testing import Result
 
 from deploykit.cli import cli
 
-COMMANDS = ("ship", "export", "quantize", "bench", "validate", "compare", "models", "backends", "doctor")
-HEAVY = ("torch", "onnx", "onnxruntime", "onnxscript", "numpy", "safetensors", "rich")
+COMMANDS = ("ship", "export", "quantize", "bench", "validate", "compare", "report", "models", "backends", "doctor")
+HEAVY = ("torch", "onnx", "onnxruntime", "onnxscript", "numpy", "safetensors", "rich", "jinja2")
 
 
 def test_help_lists_every_command(run: Callable[..., Result]) -> None:
@@ -35,7 +35,9 @@ def test_every_command_and_every_option_has_help(run: Callable[..., Result], nam
     assert all(option.help for option in command.params if isinstance(option, click.Option))
 
 
-@pytest.mark.parametrize("args", [["--help"], ["export", "--help"], ["bench", "--help"], ["models", "--json", "-"]])
+@pytest.mark.parametrize(
+    "args", [["--help"], ["export", "--help"], ["bench", "--help"], ["report", "--help"], ["models", "--json", "-"]]
+)
 def test_help_imports_nothing_heavy(args: list[str]) -> None:
     code = (
         "import sys\nsys.argv = ['deploykit', *sys.argv[1:]]\nfrom deploykit.cli import main\n"
