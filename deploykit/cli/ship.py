@@ -59,7 +59,7 @@ def command(
         quantize_command.show(quantized, exported)
         click.echo()
     reference = _bench.reference(ref, [exported])
-    subjects = _bench.plan(_bench.wanted_backends((_bench.ALL,)), reference, [exported, quantized])
+    subjects = _bench.plan(_bench.wanted_backends((_bench.DEFAULT,)), reference, [exported, quantized])
     report = _bench.run(subjects, reference, Settings(batches=batch, times=times, threads=threads))
     path = folder / "report.json"
     _shared.emit_json(to_json(report), str(path))
