@@ -1,20 +1,31 @@
-"""onnxruntime sessions on the CPU, opened in one way everywhere."""
+"""onnxruntime sessions, opened in one way everywhere."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
+CPU = "CPUExecutionProvider"
+#: Makes a session remember which provider runs which node; onnxruntime before 1.24 does not know it.
+RECORD_NODES = {"session.record_ep_graph_assignment_info": "1"}
+
 # Fatal only: what goes wrong comes as an exception, and onnxruntime would print it on stderr as well.
 _SEVERITY = 4
 
 
-def session(model: bytes | Path, threads: int | None = None) -> InferenceSession:
-    """A session on the CPU, with that many threads for one inference, or as many as onnxruntime thinks best.
+def session(
+    model: bytes | Path,
+    threads: int | None = None,
+    providers: Sequence[str | tuple[str, Mapping[str, str]]] = (CPU,),
+    entries: Mapping[str, str] | None = None,
+) -> InferenceSession:
+    """A session with that many threads for one inference, or as many as onnxruntime thinks best; on the CPU by default.
 
+    ``entries`` are further settings of the session, by onnxruntime's names.
     Its threads sleep between runs: spinning ones slow down whatever runs next. Raises what onnxruntime raises, whose
     exceptions have no common base below Exception; ``sentence`` makes a sentence of them.
     """
@@ -23,11 +34,13 @@ def session(model: bytes | Path, threads: int | None = None) -> InferenceSession
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _SEVERITY
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    for key, value in (entries or {}).items():
+        options.add_session_config_entry(key, value)
     if threads is not None:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
     source = str(model) if isinstance(model, Path) else model
-    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(source, options, providers=list(providers))
 
 
 def sentence(error: Exception) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from deploykit.artifact import Artifact
 
@@ -22,6 +22,11 @@ class RunOptions:
 
 class Runner(ABC):
     """One opened artifact, a context manager. NumPy in and out, finished when ``infer`` returns; no timing inside."""
+
+    #: Sentences on how it runs that a reader of its numbers should know, as far as they are known by now.
+    notes: tuple[str, ...] = ()
+    #: What its weights take, where that is known and no file's size.
+    size_bytes: int | None = None
 
     @abstractmethod
     def infer(self, feeds: Feeds) -> dict[str, Array]:
@@ -52,6 +57,11 @@ class Backend(ABC):
     extra: str | None = None
     #: One line for `deploykit backends`.
     summary: str = ""
+    #: The precision that it computes in, where that is not the artifact's own: its rows are judged and shown by it.
+    precision: str | None = None
+    #: Whether it runs where no backend is named: ``always`` (where it cannot, its row says why), only where it is
+    #: ``available``, or ``never``. `--backend all` takes every one.
+    default: Literal["always", "available", "never"] = "never"
     #: True for one that is no use outside tests: `--backend all` and `deploykit backends` leave it out.
     hidden: bool = False
 
@@ -64,5 +74,6 @@ class Backend(ABC):
         """Load ``artifact`` and return a runner for it.
 
         Raises:
+            BackendUnavailableError: it cannot run here, or has no use for such a model; says why.
             BackendFailedError: the artifact cannot be loaded.
         """

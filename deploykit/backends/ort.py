@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from deploykit.artifact import Artifact
 from deploykit.backends import Backend, Runner, RunOptions
 from deploykit.backends._feeds import check_names
+from deploykit.backends._files import loading
 from deploykit.errors import BackendFailedError
 from deploykit.runtime import sentence, session
 
@@ -44,6 +45,7 @@ class OrtBackend(Backend):
 
     accepts = frozenset({"onnx", "onnx-int8", "onnx-qdq"})
     summary = "onnxruntime on the CPU"
+    default = "always"
 
     def available(self) -> str | None:
         from importlib.util import find_spec
@@ -51,17 +53,8 @@ class OrtBackend(Backend):
         return None if find_spec("onnxruntime") else "onnxruntime is not installed: run pip install onnxruntime."
 
     def open(self, artifact: Artifact, options: RunOptions) -> Runner:
-        if not artifact.path.is_file():
-            raise BackendFailedError(f"there is no file {artifact.path}: make it with `deploykit export`.")
-        try:
-            opened = session(artifact.path, options.threads)
-        except Exception as error:
-            # A report carries this sentence to others, whom the folders of this machine do not concern.
-            why = sentence(error).replace(str(artifact.path), artifact.path.name)
-            raise BackendFailedError(
-                f"onnxruntime cannot load {artifact.path.name}: {why}; make it again from its source."
-            ) from error
-        return OrtRunner(opened)
+        with loading(artifact.path, "onnxruntime"):
+            return OrtRunner(session(artifact.path, options.threads))
 
 
 BACKEND = OrtBackend()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from deploykit.artifact import Artifact
@@ -17,29 +18,45 @@ if TYPE_CHECKING:
 
 
 class TorchRunner(Runner):
-    """Runs ``spec.module`` as it is. The thread count is the whole process's, as PyTorch knows no other."""
+    """Runs ``spec.module`` as it is. The thread counts are the whole process's, as PyTorch knows no others."""
+
+    #: Who failed, in the sentence that says so.
+    who = "the PyTorch model"
 
     def __init__(self, spec: ModelSpec, options: RunOptions) -> None:
         import torch
 
         torch.set_num_threads(options.threads)
-        #: What the model takes and is judged by; the harness asks the reference's runner for it.
-        self.spec = spec
+        # One inference runs one operator at a time. PyTorch takes this number once in a process's life.
+        with contextlib.suppress(RuntimeError):
+            torch.set_num_interop_threads(1)
+        self._spec: ModelSpec | None = spec
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the model takes and is judged by; the harness asks the reference's runner for it."""
+        if self._spec is None:
+            raise BackendFailedError(f"{self.who} is closed: open it again.")
+        return self._spec
 
     def infer(self, feeds: Feeds) -> dict[str, Array]:
         import torch
 
-        check_feeds(feeds, self.spec.inputs)
+        spec = self.spec
+        check_feeds(feeds, spec.inputs)
         # torch.tensor copies, so that a module that works in place does not change its caller's arrays.
-        inputs = [torch.tensor(feeds[spec.name]) for spec in self.spec.inputs]
+        inputs = [torch.tensor(feeds[tensor.name]) for tensor in spec.inputs]
         try:
             with torch.inference_mode():
-                outputs = named_outputs(self.spec, self.spec.run(inputs))
+                outputs = named_outputs(spec, spec.run(inputs))
         except DeploykitError:
             raise
         except Exception as error:
-            raise BackendFailedError(f"the PyTorch model failed: {first_line(error)}.") from error
+            raise BackendFailedError(f"{self.who} failed: {first_line(error)}.") from error
         return {name: _array(name, tensor) for name, tensor in outputs.items()}
+
+    def close(self) -> None:
+        self._spec = None
 
 
 class TorchBackend(Backend):
@@ -47,16 +64,26 @@ class TorchBackend(Backend):
 
     accepts = frozenset({"torch"})
     summary = "the PyTorch model itself: the reference"
+    default = "always"
 
     def available(self) -> str | None:
         return None
 
     def open(self, artifact: Artifact, options: RunOptions) -> Runner:
-        from deploykit.loading import load
+        return TorchRunner(loaded(artifact), options)
 
-        if artifact.model is None:
-            raise BackendFailedError(f"{artifact.path} does not say which PyTorch model it stands for: name the model.")
-        return TorchRunner(load(artifact.model), options)
+
+def loaded(artifact: Artifact) -> ModelSpec:
+    """The PyTorch model that the artifact stands for, built anew.
+
+    Raises:
+        BackendFailedError: the artifact does not say which.
+    """
+    from deploykit.loading import load
+
+    if artifact.model is None:
+        raise BackendFailedError(f"{artifact.path} does not say which PyTorch model it stands for: name the model.")
+    return load(artifact.model)
 
 
 def _array(name: str, tensor: torch.Tensor) -> Array:

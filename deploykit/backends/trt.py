@@ -17,6 +17,7 @@ class TrtBackend(Backend):
     accepts = frozenset({"trt-engine"})
     extra = "trt"
     summary = "TensorRT on an NVIDIA GPU"
+    default = "always"
 
     def available(self) -> str | None:
         # find_spec looks without importing: an import would start the GPU's driver.

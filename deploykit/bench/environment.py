@@ -28,7 +28,18 @@ FLAGS = (
     "i8mm",
     "sve",
 )
-LIBRARIES = ("deploykit", "torch", "onnxruntime", "onnx", "onnxscript", "numpy", "tensorrt", "pycuda")
+LIBRARIES = (
+    "deploykit",
+    "torch",
+    "onnxruntime",
+    "onnx",
+    "onnxscript",
+    "numpy",
+    "openvino",
+    "onnxruntime-gpu",
+    "tensorrt",
+    "pycuda",
+)
 
 
 def environment(threads: int, denormals: Sequence[str]) -> dict[str, Any]:

@@ -129,6 +129,8 @@ def _size(model: Model, seat: Seat) -> int | None:
     if seat is model.reference:
         return model.description.weight_bytes
     artifact = seat.artifact
+    if seat.stats is not None and seat.stats.size_bytes is not None:
+        return seat.stats.size_bytes
     if artifact.size_bytes:
         return artifact.size_bytes
     return artifact.path.stat().st_size if artifact.path.is_file() else None

@@ -15,6 +15,7 @@ from deploykit.bench.seat import Seat
 from deploykit.bench.settings import Settings
 from deploykit.bench.shapes import Shape
 from deploykit.bench.tolerance import judge_metric
+from deploykit.bench.worker import Stats
 from deploykit.errors import BackendFailedError, WrongAnswerError
 
 if TYPE_CHECKING:
@@ -115,11 +116,13 @@ def time_latency(model: Model, seats: Sequence[Seat], shape: Shape, settings: Se
 
 
 def take_stats(seats: Sequence[Seat]) -> None:
-    """Ask each live seat for its memory and load times, before the metric's data would count as the reference's."""
+    """Ask each live seat for its memory, load times and notes, before the metric's data counts as the reference's."""
     for seat in seats:
         if seat.live:
             with seat.attempt():
-                seat.stats = seat.connected.call("stats")
+                stats: Stats = seat.connected.call("stats")
+                seat.stats = stats
+                seat.warnings += stats.notes
 
 
 def judge_metrics(model: Model, seats: Sequence[Seat], tick: Tick) -> None:

@@ -55,12 +55,15 @@ class Stats:
     """``peak_memory_bytes`` is the whole process's: interpreter, libraries, weights and the inputs it was given.
 
     ``load_ms`` includes importing the backend's library; ``first_ms`` is the first inference after that.
+    ``size_bytes`` and ``notes`` are what the runner says of itself.
     """
 
     peak_memory_bytes: int
     load_ms: float
     first_ms: float | None
     denormals: str
+    size_bytes: int | None = None
+    notes: tuple[str, ...] = ()
 
 
 def main() -> None:
@@ -215,8 +218,11 @@ class Server:
         return float(metric.evaluate(self._ask if remote else self._runner.infer))
 
     def stats(self) -> Stats:
-        """Memory so far and the times of loading and of the first inference."""
-        return Stats(_peak_memory(), self._load_ms, self._first_ms, _denormals())
+        """Memory so far, the times of loading and of the first inference, and what the runner says of itself."""
+        runner = self._runner
+        return Stats(
+            _peak_memory(), self._load_ms, self._first_ms, _denormals(), runner.size_bytes, tuple(runner.notes)
+        )
 
     def close(self) -> None:
         """Close the runner."""

@@ -24,10 +24,16 @@ if TYPE_CHECKING:
 
 REFERENCE = "torch"
 
-ALL = "all"
+#: Sets of backends that stand for their members.
+ALL, DEFAULT = "all", "default"
 
 backend_option = click.option(
-    "--backend", "backends", type=_shared.NameList(), default=ALL, show_default=True, help="Backends, like torch,ort."
+    "--backend",
+    "backends",
+    type=_shared.NameList(),
+    default=DEFAULT,
+    show_default=True,
+    help="Backends, like torch,ort; `default`: torch, ort, trt, and openvino where it is installed; `all`: every one.",
 )
 data_option = click.option(
     "--data", type=click.Path(path_type=Path), help="Inputs to use, by name, as .npz; default: the model's own sample."
@@ -43,24 +49,33 @@ html_option = click.option(
 
 
 def wanted_backends(names: tuple[str, ...]) -> tuple[str, ...]:
-    """The backends that were asked for; ``all`` is every one that a user can name.
+    """The backends that were asked for; ``all`` is every one that a user can name, ``default`` those that say so.
 
     Raises:
         UnknownNameError: there is no such backend.
         BackendUnavailableError: one that was asked for by name cannot run here; says what to install.
     """
     visible = tuple(name for name in registry.backend_names() if not registry.backend(name).hidden)
-    if ALL in names:
-        return visible
     if not names:
-        raise UsageError(f"--backend names no backend: write one or more of {', '.join((*visible, ALL))}.")
-    for name in names:
+        raise UsageError(f"--backend names no backend: write one or more of {', '.join((*visible, DEFAULT, ALL))}.")
+    sets = {ALL: visible, DEFAULT: tuple(filter(_runs_by_default, visible))}
+    for name in named_backends(names):
         if ":" not in name and name not in registry.backend_names():
-            raise UnknownNameError("backend", name, visible)
+            raise UnknownNameError("backend", name, (*visible, *sets))
         reason = registry.backend(name).available()
         if reason is not None:
             raise BackendUnavailableError(f"backend {name} cannot run here: {reason}")
-    return tuple(dict.fromkeys(names))
+    return tuple(dict.fromkeys(member for name in names for member in sets.get(name, (name,))))
+
+
+def named_backends(names: Sequence[str]) -> list[str]:
+    """Those that were asked for by their own names, and so must run."""
+    return [name for name in names if name not in (ALL, DEFAULT)]
+
+
+def _runs_by_default(name: str) -> bool:
+    backend = registry.backend(name)
+    return backend.default == "always" or (backend.default == "available" and backend.available() is None)
 
 
 def model(config: Config, named: Sequence[str], described: ModelRef) -> ModelRef:
@@ -114,12 +129,12 @@ def reference(model: ModelRef, artifacts: Sequence[Artifact]) -> Artifact:
 
 
 def plan(
-    backends: Sequence[str], reference: Artifact, artifacts: Sequence[Artifact], named: bool = False
+    backends: Sequence[str], reference: Artifact, artifacts: Sequence[Artifact], named: Sequence[str] = ()
 ) -> list[Subject]:
     """One subject for each backend and artifact that go together, the reference first; else one with a reason.
 
     Raises:
-        UsageError: a backend was ``named`` that runs none of the artifacts.
+        UsageError: a backend that is among the ``named`` runs none of the artifacts.
     """
     from deploykit.bench.engine import Subject
 
@@ -132,9 +147,11 @@ def plan(
         fitting = [artifact for artifact in artifacts if artifact.format in backend.accepts]
         if "torch" in backend.accepts:
             fitting.append(reference)
+        if backend.precision is not None:
+            fitting = [replace(artifact, precision=backend.precision) for artifact in fitting]
         if reason is None and not fitting:
             reason = f"no artifact here is of a format that it runs ({', '.join(sorted(backend.accepts))})."
-            if named:
+            if name in named:
                 raise UsageError(f"backend {name} has nothing to run: {reason}")
         subjects += [Subject(name, None, reason)] if reason else [Subject(name, artifact, None) for artifact in fitting]
     return subjects
@@ -158,9 +175,10 @@ def evaluate(
     if not settings.latency and wanted == (REFERENCE,):
         raise UsageError(f"{REFERENCE} is the reference itself: name a backend to hold against it, like ort.")
     reference, artifacts = targets(config, named, model)
-    subjects = plan(wanted, reference, artifacts, named=ALL not in backends)
+    names = named_backends(backends)
+    subjects = plan(wanted, reference, artifacts, named=names)
     report = judge(run(subjects, reference, settings), gates)
-    finish(report, json_target, html_target, asked, named=ALL not in backends)
+    finish(report, json_target, html_target, asked, names)
 
 
 def run(subjects: Sequence[Subject], reference: Artifact, settings: Settings) -> Report:
@@ -173,12 +191,12 @@ def run(subjects: Sequence[Subject], reference: Artifact, settings: Settings) ->
 
 
 def finish(
-    report: Report, json_target: str | None, html_target: Path | None, asked: _gates.Asked, named: bool = False
+    report: Report, json_target: str | None, html_target: Path | None, asked: _gates.Asked, named: Sequence[str] = ()
 ) -> None:
     """Write the files, print the table, and end with the exit code that the report has.
 
-    1 when a row did not run (or is unavailable, where backends were ``named``), 3 when all ran and one lies outside a
-    tolerance or a gate; the gates are named on stderr.
+    1 when a row did not run (or a backend that was ``named`` turned down all that there was to run), 3 when all ran and
+    one lies outside a tolerance or a gate; the gates are named on stderr.
     """
     from rich.console import Console
 
@@ -196,9 +214,12 @@ def finish(
     told = _gates.missed(report.gates)
     if told is not None:
         click.echo(f"error: {told}", err=True)
-    gone = [row for row in report.rows if named and row.status == "unavailable"]
-    for row in gone:
-        click.echo(f"error: backend {row.backend} cannot run here: {row.reason}", err=True)
+    gone = False
+    for name in named:
+        rows = [row for row in report.rows if row.backend == name]
+        if rows and all(row.status == "unavailable" for row in rows):
+            gone = True
+            click.echo(f"error: backend {name} cannot run this: {rows[0].reason}", err=True)
     if gone or any(row.fault == "error" for row in report.rows):
         click.get_current_context().exit(1)
     if not report.passed:

@@ -17,7 +17,7 @@ from deploykit.config import Config
 
 TARGETS are one model, or artifacts that came from one model; without any, the newest export in build/ and what was made
 from it, exported first where there is none. A backend that is named and cannot run here is an error that says what to
-install; with `all` it is a row that says so.""",
+install; in `all` and `default` it is a row that says so.""",
 )
 @click.argument("targets", nargs=-1)
 @_shared.describe_options

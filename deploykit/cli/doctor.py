@@ -17,8 +17,8 @@ from deploykit.cli.backends import backend_entries
 from deploykit.config import Config
 from deploykit.versions import version
 
-_PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "safetensors", "tensorrt", "pycuda")
-_OPTIONAL = ("tensorrt", "pycuda")
+_OPTIONAL = ("openvino", "onnxruntime-gpu", "tensorrt", "pycuda")
+_PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "safetensors", *_OPTIONAL)
 
 
 @click.command(

@@ -65,7 +65,7 @@ def command(
         quantize_command.show(quantized, exported)
         click.echo()
     reference = _bench.reference(ref, [exported])
-    subjects = _bench.plan(_bench.wanted_backends((_bench.ALL,)), reference, [exported, quantized])
+    subjects = _bench.plan(_bench.wanted_backends((_bench.DEFAULT,)), reference, [exported, quantized])
     report = judge(_bench.run(subjects, reference, settings), gates)
     path = folder / "report.json"
     _shared.emit_json(to_json(report), str(path))

@@ -21,10 +21,10 @@ OUTPUTS = (TensorSpec.parse("y:float32[batch,time,3]"), TensorSpec.parse("h:floa
 class Recurrent(nn.Module):
     """Keeps its output in a buffer of its own and shifts its input in place: what a runner must guard against."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: type[nn.RNN] | type[nn.GRU] = nn.RNN) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.rnn = nn.RNN(4, 3, batch_first=True)
+        self.rnn = kind(4, 3, batch_first=True)
         self.kept = torch.zeros(0)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,6 +57,11 @@ class Breaks(nn.Module):
 
 def recurrent() -> ModelSpec:
     return ModelSpec(Recurrent(), INPUTS, OUTPUTS, name="recurrent")
+
+
+def gated() -> ModelSpec:
+    """The same with a GRU: PyTorch's int8 knows no nn.RNN."""
+    return ModelSpec(Recurrent(nn.GRU), INPUTS, OUTPUTS, name="gated")
 
 
 def nested() -> ModelSpec:

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
 from deploykit import registry
 from deploykit.artifact import Artifact
-from deploykit.backends import RunOptions
+from deploykit.backends import RunOptions, _ort_gpu
 from deploykit.backends._feeds import check_feeds
+from deploykit.backends.ort_trt import trt_options
 from deploykit.errors import BackendFailedError, BackendUnavailableError, ModelError, UnknownNameError, UsageError
 from deploykit.types import TensorSpec
 from tests.backends.models import onnx_artifact, torch_artifact
@@ -105,6 +107,110 @@ def test_trt_says_what_is_missing_and_never_pretends(monkeypatch: pytest.MonkeyP
         backend.open(torch_artifact(), RunOptions())
 
 
+def test_a_provider_that_onnxruntime_leaves_out_is_an_error_and_never_the_cpu(tmp_path: Path) -> None:
+    artifact = onnx_artifact(tmp_path)
+    with pytest.raises(BackendFailedError, match="left NoSuchProvider out and would run on CPUExecutionProvider"):
+        _ort_gpu.open_on("NoSuchProvider", {}, artifact, RunOptions())
+
+
+def test_nodes_on_the_cpu_are_told(tmp_path: Path) -> None:
+    runner = _ort_gpu.open_on("CPUExecutionProvider", {}, onnx_artifact(tmp_path), RunOptions())
+    if not hasattr(runner._session, "get_provider_graph_assignment_info"):
+        assert runner.notes == ()
+        return
+    assert runner.notes[0].startswith("4 of its nodes run on the CPU: 2 Transpose, 1 RNN")
+
+
+def test_the_gpu_backends_look_for_the_provider_and_then_for_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    package = tmp_path / "onnxruntime"
+    (package / "capi").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    monkeypatch.setattr(
+        "deploykit.backends._ort_gpu.find_spec",
+        lambda name: importlib.util.spec_from_file_location(
+            name, package / "__init__.py", submodule_search_locations=[str(package)]
+        ),
+    )
+    for name in ("ort-cuda", "ort-trt"):
+        assert "deploykit[cuda]" in str(registry.backend(name).available())
+    (package / "capi" / "libonnxruntime_providers_cuda.so").touch()
+    assert "deploykit[cuda]" not in str(registry.backend("ort-cuda").available())
+    assert "deploykit[cuda]" in str(registry.backend("ort-trt").available())
+
+
+def test_tensorrt_may_use_no_less_precision_than_the_artifact(tmp_path: Path) -> None:
+    artifact = onnx_artifact(tmp_path)
+    kinds = [artifact, replace(artifact, precision="float16"), replace(artifact, format="onnx-qdq", precision="int8")]
+    found = [(made["trt_fp16_enable"], made["trt_int8_enable"]) for made in map(trt_options, kinds)]
+    assert found == [("0", "0"), ("1", "0"), ("0", "1")]
+
+
+def test_torch_compile_says_which_compiler_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler -O3")
+    reason = registry.backend("torch-compile").available()
+    assert reason == "torch.compile needs a C++ compiler and there is no no-such-compiler: install one, or set CXX."
+    with pytest.raises(BackendUnavailableError, match="no-such-compiler"):
+        registry.backend("torch-compile").open(torch_artifact(), RunOptions())
+
+
+@pytest.mark.parametrize("name", ["torch", "torch-int8"])
+def test_the_torch_backends_say_that_they_are_closed(name: str) -> None:
+    runner = registry.backend(name).open(torch_artifact("gated"), RunOptions())
+    runner.close()
+    with pytest.raises(BackendFailedError, match="is closed"):
+        runner.infer(X)
+
+
+def test_torch_int8_says_so_where_torch_has_no_quantization(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.ao.quantization", None)
+    with pytest.raises(BackendUnavailableError, match=r"no torch\.ao\.quantization"):
+        registry.backend("torch-int8").open(torch_artifact("gated"), RunOptions())
+
+
+def test_openvino_says_what_it_cannot_read_or_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    backend = registry.backend("openvino")
+    if backend.available() is not None:
+        assert "deploykit[openvino]" in str(backend.available())
+        pytest.skip("OpenVINO is not installed")
+    artifact = onnx_artifact(tmp_path)
+    model = onnx.load(artifact.path)
+    model.graph.node[0].domain, model.graph.node[0].op_type = "com.microsoft", "NoSuchOperator"
+    model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    onnx.save(model, artifact.path)
+    with pytest.raises(BackendUnavailableError, match=r"does not know the operators com\.microsoft\.NoSuchOperator:"):
+        backend.open(artifact, RunOptions())
+    artifact.path.write_bytes(b"no protobuf at all")
+    with pytest.raises(BackendFailedError, match=r"OpenVINO cannot load contract\.onnx") as error:
+        backend.open(artifact, RunOptions())
+    assert "core.cpp" not in str(error.value)
+    monkeypatch.setattr("deploykit.backends.openvino.find_spec", lambda name: None)
+    assert backend.available() == "OpenVINO is not installed: run pip install 'deploykit[openvino]'."
+
+
+def test_the_default_set_is_quick_and_all_is_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    from deploykit.cli import _bench
+
+    monkeypatch.setattr("deploykit.backends.openvino.find_spec", lambda name: None)
+    assert _bench.wanted_backends(("default",)) == ("torch", "ort", "trt")
+    assert _bench.wanted_backends(("torch-int8", "default")) == ("torch-int8", "torch", "ort", "trt")
+    visible = [name for name in registry.backend_names() if not registry.backend(name).hidden]
+    assert list(_bench.wanted_backends(("all",))) == visible
+    monkeypatch.setattr("deploykit.backends.openvino.find_spec", lambda name: name)
+    assert "openvino" in _bench.wanted_backends(("default",))
+
+
+def test_a_backends_own_precision_is_that_of_its_rows() -> None:
+    from deploykit.cli import _bench
+
+    subjects = _bench.plan(("torch-int8",), torch_artifact(), [])
+    assert [(one.backend, one.artifact and one.artifact.precision) for one in subjects] == [
+        ("torch", "float32"),
+        ("torch-int8", "int8"),
+    ]
+
+
 def test_null_returns_zeros_and_is_hidden() -> None:
     assert registry.backend("null").hidden
     assert not infer("null", torch_artifact())["y"].any()
@@ -141,7 +247,7 @@ def test_looking_for_backends_imports_no_accelerator_library() -> None:
     code = (
         "import sys; from deploykit import registry\n"
         "[registry.backend(name).available() for name in registry.backend_names()]\n"
-        "print([name for name in ('torch', 'onnxruntime', 'tensorrt', 'numpy') if name in sys.modules])"
+        "print([name for name in ('torch', 'onnxruntime', 'openvino', 'tensorrt', 'numpy') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -24,7 +24,7 @@ RUNNING = [name for name in NAMES if registry.backend(name).available() is None]
 
 def artifact_for(backend: Backend, folder: Path) -> Artifact:
     if "torch" in backend.accepts:
-        return torch_artifact()
+        return torch_artifact("gated" if backend.precision == "int8" else "recurrent")
     if "onnx" in backend.accepts:
         return onnx_artifact(folder)
     pytest.fail(f"the contract has no artifact for {sorted(backend.accepts)}: add one here.")

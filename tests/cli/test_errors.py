@@ -54,7 +54,7 @@ class Malicious:
         (["quantize", "--int8", "--method", "dinamic"], 2, "did you mean 'dynamic'?"),
         (["bench", "--backend", "orr"], 2, "did you mean 'ort'?"),
         (["bench", "--backend", "trt"], 1, "pip install 'deploykit[trt]'"),
-        (["bench", "--backend", "nul"], 2, "known: ort, torch, trt"),
+        (["bench", "--backend", "nul"], 2, "known: all, default, "),
         (["bench", "--backend", ","], 2, "names no backend"),
         (["bench", "--batch", "0"], 2, "below 1"),
         (["bench", "--batch", "1.7"], 2, "no list of whole numbers"),

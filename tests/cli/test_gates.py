@@ -123,7 +123,8 @@ def test_the_exit_code_says_what_came_of_it(found: Report, named: bool, code: in
 def exit_code(found: Report, named: bool) -> int:
     with click.Context(click.Command("bench")):
         try:
-            _bench.finish(found, None, None, asked(), named=named)
+            names = [row.backend for row in found.rows] if named else []
+            _bench.finish(found, None, None, asked(), names)
         except click.exceptions.Exit as error:
             return error.exit_code
     return 0
