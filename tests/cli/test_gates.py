@@ -198,7 +198,7 @@ def test_all_of_it_may_stand_in_the_project_file_and_validate_takes_its_part(
 
 def test_a_backend_that_was_named_and_is_gone_in_its_process_ends_with_1(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(report(GONE), named=True) == 1
-    assert "error: backend trt cannot run here: TensorRT is not installed." in capsys.readouterr().err
+    assert "error: backend trt cannot run this: TensorRT is not installed." in capsys.readouterr().err
 
 
 def test_a_slowdown_is_a_number_above_zero() -> None:
