@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from deploykit.artifact import ModelRef
-from deploykit.cli import _bench, _gates, _shared
+from deploykit.cli import _bench, _gates, _locate, _shared
 from deploykit.config import Config
 
 
@@ -23,6 +23,11 @@ with 1 when a backend did not run. [bench] in deploykit.toml holds here too, unl
 @_bench.backend_option
 @click.option("--batch", type=_shared.IntList(), help="Batch sizes, besides those always checked; default: 1.")
 @click.option("--time", "times", type=_shared.IntList(), help="Time steps, besides those always checked; default: 100.")
+@click.option(
+    "--locate",
+    is_flag=True,
+    help="Compare the values inside each ONNX artifact, layer by layer, with what it was made from, instead.",
+)
 @_bench.data_option
 @_gates.options(latency=False)
 @_shared.json_option
@@ -35,6 +40,7 @@ def command(
     backends: tuple[str, ...],
     batch: tuple[int, ...] | None,
     times: tuple[int, ...] | None,
+    locate: bool,
     data: Path | None,
     json_target: str | None,
     html_target: Path | None,
@@ -43,5 +49,8 @@ def command(
     from deploykit.bench.engine import Settings
 
     ref = _bench.model(config, targets, described)
+    if locate:
+        _locate.locate(config, targets, ref, data, json_target)
+        return
     settings = Settings(batches=batch, times=times, data=data, latency=False, overrides=asked.overrides())
     _bench.evaluate(config, targets, ref, backends, settings, json_target, html_target, asked)

@@ -218,3 +218,23 @@ def test_the_tables_keep_their_brackets(folder: Path, run: Callable[..., Result]
     if registry.backend("trt").available() is None:
         pytest.skip("TensorRT runs here")
     assert "deploykit[trt]" in run("backends").stdout.replace("\n", " ")
+
+
+def test_locate_tells_the_layers_apart_and_ends_with_3_where_one_is_wrong(
+    project: Path, run: Callable[..., Result]
+) -> None:
+    assert run("export").exit_code == 0
+    assert run("quantize", "--int8", "--prefer", "int8").exit_code == 0
+    found = run("validate", "--locate", "--json", "-")
+    assert found.exit_code == 0, found.output
+    results = {Path(one["artifact"]).name: one for one in json.loads(found.stdout)}
+    assert results["gru.onnx"]["against"].startswith("the PyTorch model")
+    assert results["gru.int8.onnx"]["against"] == "build/gru.onnx"
+    assert {one["kind"] for one in results["gru.int8.onnx"]["values"]} >= {"GRU"}
+    assert all(one["first_wrong"] is None for one in results.values())
+    shown = run("validate", "--locate", "build/gru.int8.onnx")
+    assert "no value is wrong; most is lost in" in shown.stdout
+    (project / "build" / "gru.onnx").unlink()
+    gone = run("validate", "--locate", "build/gru.int8.onnx")
+    assert gone.exit_code == 1
+    assert "neither beside it nor in build" in gone.stderr
