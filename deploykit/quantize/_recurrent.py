@@ -134,10 +134,16 @@ def form(layer: Layer) -> str:
 
 
 class Products(Protocol):
-    """How a layer's products are computed. ``sized`` is a value ``[time, batch, …]``."""
+    """How a layer's products are computed. ``sized`` is a value ``[time, batch, …]``.
+
+    ``trims`` says that steps which are padding in every row may be left out: the shapes then depend on the lengths.
+    """
 
     @property
     def sized(self) -> str: ...
+
+    @property
+    def trims(self) -> bool: ...
 
     def project(self, build: Builder, matrix: Floats, bias: Floats) -> str:
         """The product of the layer's whole input with a matrix ``[in, out]``, plus the bias ``[out]``."""
@@ -157,6 +163,10 @@ class DynamicProducts:
     def sized(self) -> str:
         return self.rows.scale
 
+    @property
+    def trims(self) -> bool:
+        return True
+
     def project(self, build: Builder, matrix: Floats, bias: Floats) -> str:
         result = row_product(build, self.rows, per_output_channel(matrix, self.weights), "w")
         return build.op("Add", [result, build.constant(bias, "bias")], "x")
@@ -168,7 +178,8 @@ class DynamicProducts:
 def replace(build: Builder, layer: Layer, products: Products) -> None:
     """Add what computes the layer's outputs."""
     lengths = build.op("Cast", [layer.sequence_lens], "lengths", to=TensorProto.INT64) if layer.sequence_lens else ""
-    results = [_direction(build, layer, index, products, lengths) for index in range(len(layer.directions))]
+    longest = _longest(build, lengths) if lengths and products.trims else ""
+    results = [_direction(build, layer, index, products, lengths, longest) for index in range(len(layer.directions))]
     if layer.y:
         _join(build, [build.op("Unsqueeze", [one.y, build.ints(1)], "y") for one in results], layer.y, axis=1)
     for state, name in enumerate(layer.finals):
@@ -191,9 +202,17 @@ class _Result:
     finals: tuple[str, ...]
 
 
-def _direction(build: Builder, layer: Layer, index: int, products: Products, lengths: str) -> _Result:
+def _longest(build: Builder, lengths: str) -> str:
+    """``[1]``: the steps that the longest row has, and one where all are empty: a Scan takes no fewer."""
+    return build.op("Max", [build.op("ReduceMax", [lengths], "most", keepdims=1), build.ints(1)], "longest")
+
+
+def _direction(build: Builder, layer: Layer, index: int, products: Products, lengths: str, longest: str) -> _Result:
+    """``lengths`` are the rows' own, empty where all steps are valid; of the steps ``longest`` are run, if given."""
     cell, projections, biases = _cell(layer, index, products)
     scanned = [products.project(build, matrix, bias) for matrix, bias in zip(projections, biases, strict=True)]
+    if longest:  # steps that are padding in every row are not run
+        scanned = [build.op("Slice", [share, build.ints(0), longest, build.ints(0)], "run") for share in scanned]
     backward = layer.directions[index] == "reverse"
     turn = int(backward and not lengths)
     if backward and lengths:
@@ -207,7 +226,10 @@ def _direction(build: Builder, layer: Layer, index: int, products: Products, len
     if cell.state_range != FLOAT and layer.kind == "RNN":
         scanned = [_mark_unsound(build, scanned[0], states[0], turn)]
     if cell.state_range == FIRST_STEP:
-        scanned.append(_peaks(build, states[0], products.sized, turn))
+        sized = products.sized
+        if longest:
+            sized = build.op("Slice", [sized, build.ints(0), longest, build.ints(0)], "sized")
+        scanned.append(_peaks(build, states[0], sized, turn))
     with_y = bool(layer.y or lengths)
     copies = cell.states if lengths and layer.finals[-1] else int(with_y)
     names = [build.fresh(f"{kind}_final") for kind in "hc"[: cell.states]]
@@ -226,7 +248,8 @@ def _direction(build: Builder, layer: Layer, index: int, products: Products, len
         return _Result(sequences[0] if sequences else "", tuple(finals))
     finals = [_last_valid(build, steps, lengths, layer.hidden) for steps in sequences]
     y = _reverse(build, sequences[0], lengths) if backward else sequences[0]
-    return _Result(masked(build, y, lengths), tuple(finals))
+    y = masked(build, y, lengths)
+    return _Result(_filled(build, y, products.sized, longest) if longest else y, tuple(finals))
 
 
 def _cell(layer: Layer, index: int, products: Products) -> tuple[Cell, list[Floats], list[Floats]]:
@@ -305,6 +328,14 @@ def _mark_unsound(build: Builder, share: str, h: str, turn: int) -> str:
 
 def _reverse(build: Builder, value: str, lengths: str) -> str:
     return build.op("ReverseSequence", [value, lengths], "turned", time_axis=0, batch_axis=1)
+
+
+def _filled(build: Builder, y: str, sized: str, longest: str) -> str:
+    """``y`` with zeros for the steps that were not run."""
+    steps = build.op("Slice", [build.op("Shape", [sized], "shape"), build.ints(0), build.ints(1)], "steps")
+    missing = build.op("Sub", [steps, longest], "missing")
+    pads = build.op("Concat", [build.ints(0, 0, 0), missing, build.ints(0, 0)], "pads", axis=0)
+    return build.op("Pad", [y, pads], "filled")
 
 
 def masked(build: Builder, y: str, lengths: str) -> str:

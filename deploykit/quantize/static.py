@@ -215,6 +215,8 @@ class _StaticProducts:
 
     sized: str
     rows: _Rows
+    #: An engine's shapes follow from those of its inputs, not from their numbers.
+    trims: bool = False
 
     def project(self, build: Builder, matrix: Floats, bias: Floats) -> str:
         return self.rows.product(build, matrix, build.constant(bias, "bias"))

@@ -176,6 +176,27 @@ def test_padding_is_never_read(kind: str, direction: str) -> None:
     assert not actual["y"][5:, :, 1].any()
 
 
+@pytest.mark.parametrize("initial", [False, True], ids=["zeros", "h0"])
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize(("kind", "variant"), VARIANTS)
+def test_steps_that_are_padding_in_every_row_are_not_run(
+    kind: str, variant: str, direction: str, initial: bool
+) -> None:
+    """The answer is that of the sequence without them, to the bit, and zeros; all rows may be empty."""
+    net = Net(kind, variant, direction=direction, lengths=True, initial=initial)
+    opened = session(quantize(net.model())[0])
+    feeds = net.feeds(9, 3)
+    feeds["lengths"] = np.array([4, 2, 0], np.int32)
+    padded, cut = run(opened, feeds), run(opened, {**feeds, "x": feeds["x"][:4]})
+    np.testing.assert_array_equal(padded["y"][:4], cut["y"])
+    assert not padded["y"][4:].any()
+    assert padded["y"].shape[0] == 9
+    for name in set(padded) - {"y"}:
+        np.testing.assert_array_equal(padded[name], cut[name])
+    feeds["lengths"][:] = 0
+    assert not any(value.any() for value in run(opened, feeds).values())
+
+
 @pytest.mark.parametrize(("kind", "variant"), VARIANTS)
 def test_the_error_does_not_grow_over_ten_thousand_steps(kind: str, variant: str) -> None:
     net = Net(kind, variant, inputs=24, hidden=48)
