@@ -16,7 +16,7 @@ from onnx import TensorProto
 
 from deploykit.quantize._constants import Constants
 from deploykit.quantize._graph import MICROSOFT, Builder, attributes
-from deploykit.quantize._recurrent import masked
+from deploykit.quantize._recurrent import Weighted, masked
 from deploykit.quantize._weights import PAIRED, per_output_channel
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _LENGTHS = 4
 
 
 @dataclass(frozen=True)
-class CoupledLstm:
+class CoupledLstm(Weighted):
     """An LSTM with constant weights ``w`` ``[directions, 4 * hidden, in]``, ``r`` ``[directions, 4 * hidden, hidden]``.
 
     ``inputs`` and ``outputs`` are the node's own eight and three, with empty names where there is none; ``attrs`` its
@@ -47,16 +47,6 @@ class CoupledLstm:
     def hidden(self) -> int:
         """Hidden size."""
         return int(self.r.shape[2])
-
-    @property
-    def weight_bytes(self) -> int:
-        """Size in bytes of the float matrices."""
-        return self.w.nbytes + self.r.nbytes
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates for one row and time step."""
-        return self.w.size + self.r.size
 
 
 def read_coupled(node: onnx.NodeProto, constants: Constants) -> CoupledLstm | str:

@@ -24,8 +24,25 @@ GATES = {"GRU": 3, "LSTM": 4, "RNN": 1}
 _ACTIVATIONS = {"GRU": ("Sigmoid", "Tanh"), "LSTM": ("Sigmoid", "Tanh", "Tanh")}
 
 
+class Weighted:
+    """What a recurrent node's matrices amount to: ``w`` ``[directions, gates * hidden, in]``, and ``r`` likewise."""
+
+    w: Floats
+    r: Floats
+
+    @property
+    def weight_bytes(self) -> int:
+        """Size in bytes of the float matrices."""
+        return self.w.nbytes + self.r.nbytes
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates for one row and time step."""
+        return self.w.size + self.r.size
+
+
 @dataclass(frozen=True)
-class Layer:
+class Layer(Weighted):
     """A recurrent node with constant weights. ``w`` ``[directions, gates * hidden, in]``, ``r`` and ``b`` likewise.
 
     Names are empty where an optional input is absent or an output is not read.
@@ -46,16 +63,6 @@ class Layer:
     bounded: bool
     y: str
     finals: tuple[str, ...]
-
-    @property
-    def weight_bytes(self) -> int:
-        """Size in bytes of the float matrices."""
-        return self.w.nbytes + self.r.nbytes
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates for one row and time step."""
-        return self.w.size + self.r.size
 
 
 def read(node: onnx.NodeProto, constants: Constants, used: set[str]) -> Layer | str:

@@ -9,7 +9,7 @@ import pytest
 
 from deploykit.cli._command import command_line, quoted
 
-FOLDER, HOME = Path("/home/ann/work"), Path("/home/ann")
+FOLDER, HOME = Path("/home/ann/nets"), Path("/home/ann")
 
 
 @pytest.mark.parametrize(
@@ -17,11 +17,11 @@ FOLDER, HOME = Path("/home/ann/work"), Path("/home/ann")
     [
         ("--batch", "--batch"),
         ("1,16", "1,16"),
-        ("/home/ann/work/build/a.onnx", "build/a.onnx"),
-        ("/home/ann/work/net.py:gru", "net.py:gru"),
+        ("/home/ann/nets/build/a.onnx", "build/a.onnx"),
+        ("/home/ann/nets/net.py:gru", "net.py:gru"),
         ("/home/ann/other/my data.npz", "~/'other/my data.npz'"),
         ("/home/bob/secret/a.onnx", "a.onnx"),
-        ("--html=/home/ann/work/r.html", "--html=r.html"),
+        ("--html=/home/ann/nets/r.html", "--html=r.html"),
         ("--data=/home/bob/x y.npz", "--data='x y.npz'"),
         ("x:float32[batch,time,8]", "'x:float32[batch,time,8]'"),
         ("../a.onnx", "../a.onnx"),
