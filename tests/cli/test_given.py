@@ -20,10 +20,11 @@ class Net(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.rnn = nn.GRU(8, 16, batch_first=True)
+        self.head = nn.Linear(16, 4)
 
     def forward(self, x, lengths):
         packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
-        return pad_packed_sequence(self.rnn(packed)[0], batch_first=True)[0]
+        return self.head(pad_packed_sequence(self.rnn(packed)[0], batch_first=True)[0])
 
 def net(): return Net()
 """
