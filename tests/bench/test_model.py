@@ -64,9 +64,11 @@ def test_a_metric_gets_the_arrays_of_the_data_uncut(file: Path, tmp_path: Path) 
     settings = replace(ACCURACY, data=tmp_path / "data.npz", metric=f"{file}:labelled")
     (row,) = bench([], REFERENCE, settings).rows
     assert row.metric is not None
+    assert row.metric.value is not None
     assert 0.1 < row.metric.value < 0.5
     (row,) = bench([], REFERENCE, replace(settings, data=Path(f"{file}:recorded"))).rows
     assert row.metric is not None
+    assert row.metric.value is not None
     assert 0.1 < row.metric.value < 0.5
 
 
@@ -89,7 +91,7 @@ def test_a_function_gives_the_inputs(file: Path) -> None:
     ],
 )
 def test_functions_that_cannot_be_used_are_usage_errors(file: Path, data: str | None, metric: str, told: str) -> None:
-    settings = replace(ACCURACY, data=data and Path(f"{file}:{data}"), metric=f"{file}:{metric}")
+    settings = replace(ACCURACY, data=None if data is None else Path(f"{file}:{data}"), metric=f"{file}:{metric}")
     with pytest.raises(UsageError, match=told):
         bench([], REFERENCE, settings)
 
