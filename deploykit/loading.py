@@ -138,15 +138,25 @@ def run_example(named: str) -> Any:
         UsageError: the name has another form.
         ModelError: the function cannot be found, or fails.
     """
-    file, _, name = named.rpartition(":")
-    if not file:
-        raise UsageError(f"cannot read --example {named!r}: write FILE.py:FUNCTION.")
-    function = _factory(file, name)
+    function = function_at(named, "--example", "returns the model's inputs")
     try:
         return function()
     # The function is the user's own code: whatever it raises is the answer.
     except (Exception, SystemExit) as error:
         raise ModelError(f"the example {named} failed with {type(error).__name__}: {error}") from error
+
+
+def function_at(named: str, option: str, does: str) -> Callable[..., Any]:
+    """The user's function ``FILE.py:FUNCTION`` that ``option`` names, and what it ``does``. The file's code runs.
+
+    Raises:
+        UsageError: the name has another form.
+        ModelError: the function cannot be found, or its file fails.
+    """
+    file, _, name = named.rpartition(":")
+    if not file:
+        raise UsageError(f"cannot read {option} {named!r}: write FILE.py:FUNCTION.")
+    return _factory(file, name, does)
 
 
 def _inputs(spec: ModelSpec, ref: ModelRef, example: Example | None) -> ModelSpec:
@@ -195,18 +205,18 @@ def _require_dims(inputs: tuple[TensorSpec, ...], dims: Mapping[str, DimRange], 
         raise UsageError(f"--dim names {unknown[0]!r}, which no input of {ref.ref} has: {', '.join(map(str, inputs))}.")
 
 
-def _factory(where: str, name: str) -> Callable[[], Any]:
+def _factory(where: str, name: str, does: str = "returns the model") -> Callable[..., Any]:
     module = _import_file(Path(where)) if where.endswith(".py") else _import_module(where)
     factory = getattr(module, name, None)
     if not callable(factory):
-        raise ModelError(f"{where} has no function or class {name!r}: name one that returns the model.")
-    found: Callable[[], Any] = factory
+        raise ModelError(f"{where} has no function or class {name!r}: name one that {does}.")
+    found: Callable[..., Any] = factory
     return found
 
 
 def _import_file(path: Path) -> object:
     if not path.is_file():
-        raise ModelError(f"no file {path}: check the path of the model's factory.")
+        raise ModelError(f"no file {path}: check its path.")
     folder = str(path.resolve().parent)
     if folder not in sys.path:  # as when the file is run as a script, so that it finds its neighbours
         sys.path.insert(0, folder)

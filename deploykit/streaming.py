@@ -228,10 +228,18 @@ def _sample(spec: ModelSpec, states: tuple[TensorSpec, ...]) -> Callable[..., di
     return sample
 
 
+def of_wholes(metric: Metric, spec: ModelSpec) -> Metric:
+    """``metric``, whose feeds need not hold the states of ``spec``, if that streams: they begin with zero."""
+    if not isinstance(spec.module, Streaming):
+        return metric
+    plain = spec.module.plain
+    return _metric(metric, plain, spec.inputs[len(plain.inputs) :])
+
+
 def _metric(metric: Metric, spec: ModelSpec, states: tuple[TensorSpec, ...]) -> Metric:
     """The same metric, of whole sequences that begin with a zero state."""
 
     def evaluate(infer: Infer) -> float:
-        return metric.evaluate(lambda feeds: infer({**feeds, **zero_states(spec.inputs, states, feeds)}))
+        return metric.evaluate(lambda feeds: infer({**zero_states(spec.inputs, states, feeds), **feeds}))
 
     return Metric(metric.name, metric.higher_is_better, evaluate)

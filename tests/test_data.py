@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from deploykit.data import DataFile
+from deploykit.data import DataFile, everything
 from deploykit.errors import UsageError
-from deploykit.types import TensorSpec
+from deploykit.types import TensorSpec, ValueRange
 
 if TYPE_CHECKING:
     from deploykit.types import Array
@@ -40,6 +40,18 @@ def test_more_than_there_is_wraps_around(tmp_path: Path) -> None:
     feeds = DataFile(tmp_path / "d.npz", SPECS).feeds(0, {"batch": 5, "time": 9})
     assert feeds["x"].shape == (5, 9, 2)
     assert set(np.unique(feeds["mask"] % 1000)) == {0, 1, 2, 3}
+
+
+def test_lengths_are_never_beyond_the_piece(tmp_path: Path) -> None:
+    specs = (SPECS[0], TensorSpec.parse("lengths:int64[batch]"))
+    np.savez(tmp_path / "d.npz", x=arrays()["x"], lengths=np.array([40, 3, 25, 40, 9]), labels=np.arange(5))
+    data = DataFile(tmp_path / "d.npz", specs, {"lengths": ValueRange(1, "time")})
+    lengths = data.feeds(0, {"batch": 5, "time": 10})["lengths"]
+    assert lengths.dtype == np.int64
+    assert lengths[0] == lengths.max() == 10, "one row is as long as the piece"
+    assert set(lengths) <= {3, 9, 10}
+    assert everything(tmp_path / "d.npz")["lengths"].tolist() == [40, 3, 25, 40, 9]
+    assert list(everything(tmp_path / "d.npz")) == ["x", "lengths", "labels"]
 
 
 @pytest.mark.parametrize(

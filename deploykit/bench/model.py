@@ -13,6 +13,7 @@ from deploykit.bench.shapes import Shape, other_size, sizes
 from deploykit.bench.worker import Description
 from deploykit.data import DataFile
 from deploykit.errors import BackendFailedError, ModelError, UnknownNameError
+from deploykit.given import is_function
 from deploykit.types import BATCH, TIME
 
 if TYPE_CHECKING:
@@ -54,6 +55,9 @@ def learn(
         UsageError: the sizes asked for, the data or the outputs of tolerances do not fit the model.
         BackendFailedError: the reference fails at the first of those shapes.
     """
+    data = None if settings.data is None else str(settings.data)
+    if data is not None or settings.metric is not None:
+        reference.connected.call("given", data, settings.metric)
     description: Description = reference.connected.call("describe")
     shapes = tuple(asked(description))
     sample = _sample(reference, settings, description)
@@ -69,8 +73,8 @@ def learn(
 
 
 def _sample(reference: Seat, settings: Settings, description: Description) -> Sample:
-    if settings.data is not None:
-        return DataFile(settings.data, description.inputs).feeds
+    if settings.data is not None and not is_function(str(settings.data)):
+        return DataFile(settings.data, description.inputs, description.ranges).feeds
 
     def sample(seed: int, wanted: Mapping[str, int]) -> dict[str, Array]:
         feeds: dict[str, Array] = reference.connected.call("feeds", seed, dict(wanted))

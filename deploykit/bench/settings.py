@@ -31,7 +31,8 @@ class Settings:
     """``batches`` and ``times``: the sizes to report; None means 1 and 100, moved into the model's ranges.
 
     ``seconds`` of measured time for each subject and shape, in ``rounds`` windows; ``latency`` False leaves the timing
-    out, which is ``deploykit validate``. ``data``: an .npz of real inputs by name, in place of the model's own sample.
+    out, which is ``deploykit validate``. ``data``: an .npz of real inputs by name, or ``FILE.py:FUNCTION`` that returns
+    inputs, in place of the model's own sample; ``metric``: ``FILE.py:FUNCTION`` in place of its own, see ``given``.
     ``timeout_s``: how long one command of a worker may take before it counts as hanging. ``overrides``: tolerances in
     place of the defaults. ``command``: the command line that asked for all this, for the report.
     """
@@ -42,6 +43,7 @@ class Settings:
     seconds: float = 3.0
     rounds: int = 20
     data: Path | None = None
+    metric: str | None = None
     latency: bool = True
     seed: int = 0
     timeout_s: float = 120.0

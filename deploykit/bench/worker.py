@@ -16,7 +16,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING, Any
 from deploykit.artifact import Artifact
 from deploykit.backends import Runner, RunOptions
 from deploykit.errors import BackendFailedError, BackendUnavailableError, DeploykitError, ModelError, UsageError
-from deploykit.types import DimRange, ModelSpec, TensorSpec, dynamic_dims
+from deploykit.types import DimRange, ModelSpec, TensorSpec, ValueRange, dynamic_dims
 
 if TYPE_CHECKING:
     from deploykit.types import Array, Feeds
 
-COMMANDS = frozenset({"open", "describe", "feeds", "infer", "prepare", "window", "metric", "stats"})
+COMMANDS = frozenset({"open", "given", "describe", "feeds", "infer", "prepare", "window", "metric", "stats"})
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Description:
     metric: str | None
     higher_is_better: bool = False
     source_sha256: str | None = None
+    ranges: Mapping[str, ValueRange] = field(default_factory=dict)
 
     @property
     def dynamic(self) -> tuple[str, ...]:
@@ -122,6 +123,7 @@ class Server:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._opened: Runner | None = None
+        self._given: ModelSpec | None = None
         self._sets: dict[str, list[Feeds]] = {}
         self._next = 0
         self._load_ms = 0.0
@@ -154,6 +156,12 @@ class Server:
         self._opened = found.open(artifact, options)
         self._load_ms = (time.perf_counter_ns() - begin) / 1e6
 
+    def given(self, data: str | None, metric: str | None) -> None:
+        """Take the user's inputs and metric in place of the model's own; their functions' code runs here."""
+        from deploykit.given import applied
+
+        self._given = applied(self._spec(), data, metric)
+
     def describe(self) -> Description:
         """What the model takes and is judged by."""
         from deploykit.loading import source_hash
@@ -168,10 +176,11 @@ class Server:
             None if metric is None else metric.name,
             metric is not None and metric.higher_is_better,
             source_hash(spec.module) if hasattr(spec.module, "state_dict") else None,
+            dict(spec.ranges),
         )
 
     def feeds(self, seed: int, sizes: Mapping[str, int]) -> dict[str, Array]:
-        """The model's own sample inputs."""
+        """Inputs of the user's function, else the model's own sample."""
         return self._spec().feeds(seed, **sizes)
 
     def infer(self, feeds: Feeds) -> dict[str, Array]:
@@ -230,7 +239,7 @@ class Server:
             self._opened.close()
 
     def _spec(self) -> ModelSpec:
-        spec = getattr(self._runner, "spec", None)
+        spec = self._given or getattr(self._runner, "spec", None)
         if not isinstance(spec, ModelSpec):
             raise ModelError("this backend does not know its model's spec, so that it cannot be the reference.")
         return spec

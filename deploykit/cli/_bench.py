@@ -36,7 +36,17 @@ backend_option = click.option(
     help="Backends, like torch,ort; `default`: torch, ort, trt, and openvino where it is installed; `all`: every one.",
 )
 data_option = click.option(
-    "--data", type=click.Path(path_type=Path), help="Inputs to use, by name, as .npz; default: the model's own sample."
+    "--data",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Inputs to use: an .npz by name, or FILE.py:FUNCTION (its code runs), called as FUNCTION(seed, **sizes), or "
+    "as FUNCTION() for a recording; default: the model's own sample.",
+)
+metric_option = click.option(
+    "--metric",
+    metavar="FILE.py:FUNCTION[:min]",
+    help="Your metric in place of the model's: a function (its code runs), called as FUNCTION(infer) or "
+    "FUNCTION(infer, data) with the arrays of --data, that returns a number; higher is better, or with :min lower.",
 )
 
 html_option = click.option(

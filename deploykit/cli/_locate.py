@@ -13,6 +13,7 @@ from deploykit.artifact import Artifact, ModelRef
 from deploykit.cli import _bench, _progress, _shared, _table
 from deploykit.config import Config
 from deploykit.errors import ArtifactError, UsageError
+from deploykit.given import is_function, source
 
 if TYPE_CHECKING:
     from deploykit.bench.locate import Located, Location
@@ -81,17 +82,20 @@ def _feeds(artifact: Artifact, data: Path | None) -> Mapping[str, Array]:
 
     wanted = {name: _BATCH if name == BATCH else _TIME for name in dynamic_dims(artifact.inputs)}
     sizes = {name: artifact.dims.get(name, DimRange()).clamp(size) for name, size in wanted.items()}
-    if data is not None:
-        from deploykit.data import DataFile
-
-        return DataFile(data, artifact.inputs).feeds(_SEED, sizes)
-    if artifact.model is not None:
+    if data is None and artifact.model is not None:
         from deploykit import loading
 
         return loading.load(artifact.model).feeds(_SEED, **sizes)
     from deploykit.quantize._ranges import ranges_of
 
-    return noise(artifact.inputs, _SEED, sizes, ranges_of(artifacts.load_onnx(artifact.path), artifact.inputs))
+    ranges = ranges_of(artifacts.load_onnx(artifact.path), artifact.inputs)
+    if data is None:
+        return noise(artifact.inputs, _SEED, sizes, ranges)
+    if is_function(str(data)):
+        return source(str(data), artifact.inputs, ranges).sample(_SEED, **sizes)
+    from deploykit.data import DataFile
+
+    return DataFile(data, artifact.inputs, ranges).feeds(_SEED, sizes)
 
 
 def _as_dict(found: Location) -> dict[str, Any]:

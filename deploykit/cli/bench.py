@@ -26,6 +26,7 @@ install; in `all` and `default` it is a row that says so.""",
 @click.option("--time", "times", type=_shared.IntList(), help="Numbers of time steps; default: 100.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads for one inference.")
 @_bench.data_option
+@_bench.metric_option
 @_gates.options(latency=True)
 @_shared.json_option
 @_bench.html_option
@@ -39,6 +40,7 @@ def command(
     times: tuple[int, ...] | None,
     threads: int,
     data: Path | None,
+    metric: str | None,
     json_target: str | None,
     html_target: Path | None,
     asked: _gates.Asked,
@@ -46,5 +48,6 @@ def command(
     from deploykit.bench.engine import Settings
 
     ref = _bench.model(config, targets, described)
-    settings = Settings(batches=batch, times=times, threads=threads, data=data, overrides=asked.overrides())
+    overrides = asked.overrides()
+    settings = Settings(batches=batch, times=times, threads=threads, data=data, metric=metric, overrides=overrides)
     _bench.evaluate(config, targets, ref, backends, settings, json_target, html_target, asked)

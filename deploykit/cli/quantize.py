@@ -70,7 +70,14 @@ none. The source is never changed. Ends with 3, and writes nothing, when a recur
     type=float,
     default=DEFAULT_BOUNDS.max_metric_drop,
     show_default=True,
-    help="Largest loss of the model's own metric, as a share of it.",
+    help="Largest loss of the metric, the model's own or --metric, as a share of it.",
+)
+@click.option(
+    "--metric",
+    metavar="FILE.py:FUNCTION[:min]",
+    help="Your metric in place of the model's, for --max-metric-drop: a function (its code runs), called as "
+    "FUNCTION(infer) or FUNCTION(infer, data) with the arrays of --calibration, that returns a number; higher is "
+    "better, or with :min lower.",
 )
 @click.option(
     "--no-verify", is_flag=True, help="Write whatever comes out, measured by nobody; the manifest then says so."
@@ -95,6 +102,7 @@ def command(
     min_snr: float,
     max_error: float | None,
     max_metric_drop: float,
+    metric: str | None,
     no_verify: bool,
     allow_partial: bool,
     output: Path | None,
@@ -123,6 +131,7 @@ def command(
         allow_partial=allow_partial,
         calibration=calibration,
         example=example,
+        metric=metric or True,
         bounds=None if no_verify else Bounds(min_snr, max_error, max_metric_drop),
     )
     if json_target is not None:

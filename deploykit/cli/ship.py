@@ -12,6 +12,7 @@ from deploykit.cli import _bench, _gates, _shared
 from deploykit.cli import export as export_command
 from deploykit.cli import quantize as quantize_command
 from deploykit.config import Config
+from deploykit.given import is_function
 
 
 @click.command(
@@ -31,6 +32,8 @@ from deploykit.config import Config
 @click.option("--batch", type=_shared.IntList(), help="Batch sizes to time; default: 1.")
 @click.option("--time", "times", type=_shared.IntList(), help="Numbers of time steps to time; default: 100.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads for one inference.")
+@_bench.data_option
+@_bench.metric_option
 @_gates.options(latency=True)
 @_shared.json_option
 @click.pass_obj
@@ -42,6 +45,8 @@ def command(
     batch: tuple[int, ...] | None,
     times: tuple[int, ...] | None,
     threads: int,
+    data: Path | None,
+    metric: str | None,
     json_target: str | None,
     asked: _gates.Asked,
 ) -> None:
@@ -51,7 +56,8 @@ def command(
     from deploykit.bench.report import to_json
 
     gates = asked.gates()
-    settings = Settings(batches=batch, times=times, threads=threads, overrides=asked.overrides())
+    overrides = asked.overrides()
+    settings = Settings(batches=batch, times=times, threads=threads, data=data, metric=metric, overrides=overrides)
     ref = _shared.model_ref(config, model, described)
     folder = output or config.build_dir
     name = loading.model_name(ref)
@@ -60,7 +66,8 @@ def command(
     if talk:
         click.echo(export_command.describe(exported) + "\n")
     # Without the metric: the bench judges that against PyTorch in a moment.
-    quantized = quantize_command.quantize_now(exported, None, metric=False)
+    real = None if data is None or is_function(str(data)) else data
+    quantized = quantize_command.quantize_now(exported, None, metric=False, calibration=real)
     if talk:
         quantize_command.show(quantized, exported)
         click.echo()

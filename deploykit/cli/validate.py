@@ -29,6 +29,7 @@ with 1 when a backend did not run. [bench] in deploykit.toml holds here too, unl
     help="Compare the values inside each ONNX artifact, layer by layer, with what it was made from, instead.",
 )
 @_bench.data_option
+@_bench.metric_option
 @_gates.options(latency=False)
 @_shared.json_option
 @_bench.html_option
@@ -42,6 +43,7 @@ def command(
     times: tuple[int, ...] | None,
     locate: bool,
     data: Path | None,
+    metric: str | None,
     json_target: str | None,
     html_target: Path | None,
     asked: _gates.Asked,
@@ -52,5 +54,6 @@ def command(
     if locate:
         _locate.locate(config, targets, ref, data, json_target)
         return
-    settings = Settings(batches=batch, times=times, data=data, latency=False, overrides=asked.overrides())
+    overrides = asked.overrides()
+    settings = Settings(batches=batch, times=times, data=data, metric=metric, latency=False, overrides=overrides)
     _bench.evaluate(config, targets, ref, backends, settings, json_target, html_target, asked)

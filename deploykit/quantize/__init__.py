@@ -82,7 +82,7 @@ def quantize(
     calibration: Path | None = None,
     example: str | None = None,
     bounds: Bounds | None = DEFAULT_BOUNDS,
-    metric: bool = True,
+    metric: bool | str = True,
     progress: Callable[[str], None] = lambda step: None,
 ) -> Artifact:
     """Quantize ``source`` to the file ``path``, with a manifest that holds the coverage. ``source`` is not changed.
@@ -92,15 +92,16 @@ def quantize(
     The result is held against its source before it is written: on the arrays of the file ``calibration``, else on what
     the function ``example`` (``FILE.py:function``; its code runs) returns, else on the model's own sample, else on
     seeded noise. Where ``bounds`` are missed, the nodes that cost most stay in float; ``bounds=None`` writes whatever
-    comes out. ``metric`` says whether the model's own metric is one of the bounds.
+    comes out. ``metric`` says whether the model's own metric is one of the bounds, or names the user's own in its
+    place, ``FILE.py:FUNCTION``, which may take the arrays of ``calibration``.
 
     Raises:
         UnknownNameError: there is no such method.
         ArtifactError: the source cannot be read.
         QuantizationError: the method does not take it, or onnxruntime does not load the result.
-        UsageError: the calibration file cannot be read or does not fit, nor does the example; or the method does not
-            heed an option.
-        ModelError: the example fails.
+        UsageError: the calibration file cannot be read or does not fit, nor does the example; the metric cannot be
+            found; or the method does not heed an option.
+        ModelError: the example fails, or the user's metric does on the source.
         GateError: a bound cannot be held, or a recurrent layer would stay in float and ``allow_partial`` is not set;
             nothing is written.
         OutputError: the file cannot be written.
@@ -133,7 +134,7 @@ def quantize(
     if bounds is None:
         quantized, coverage = apply(exclude, frozenset())
     else:
-        inputs = gather(source, model, calibration, example)
+        inputs = gather(source, model, calibration, example, metric if isinstance(metric, str) else None)
         gate = Gate(model, source.outputs, inputs.feeds, inputs.told, bounds, inputs.metric if metric else None)
         result = gate.choose(apply, exclude, progress, storing="stored" in scheme.heeds)
         kept = result.kept + result.stored

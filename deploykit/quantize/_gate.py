@@ -8,12 +8,13 @@ fewest only as far as costs add up, which they nearly do.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from deploykit.coverage import Coverage
-from deploykit.errors import GateError, QuantizationError
+from deploykit.errors import GateError, ModelError, QuantizationError, first_line
 from deploykit.runtime import sentence, session
 from deploykit.types import Metric, TensorSpec
 
@@ -69,7 +70,7 @@ class Bounds:
 
 @dataclass(frozen=True)
 class MetricChange:
-    """The model's own metric of the quantized artifact and of its parent."""
+    """The metric, the model's own or the user's, of the quantized artifact and of its parent."""
 
     name: str
     value: float
@@ -230,8 +231,17 @@ class Gate:
         measured = self._compare(model, expected)
         if self.metric is None or self.bounds.missed(measured) is not None:
             return measured
-        value, parent = (self.metric.evaluate(_infer(graph)) for graph in (model, self.parent))
+        parent = self._parent_metric
+        try:
+            value = self.metric.evaluate(_infer(model))
+        except ModelError as error:  # the user's own metric fails on what the candidate answers
+            return replace(measured, accuracy=None, unusable=first_line(error))
         return replace(measured, metric=MetricChange(self.metric.name, value, parent, self.metric.higher_is_better))
+
+    @functools.cached_property
+    def _parent_metric(self) -> float:
+        assert self.metric is not None
+        return self.metric.evaluate(_infer(self.parent))
 
     def _compare(self, model: onnx.ModelProto, expected: Sequence[Mapping[str, Array]]) -> Measured:
         from deploykit.bench.accuracy import measure, mismatch

@@ -39,16 +39,27 @@ class Inputs:
     metric: Metric | None = None
 
 
-def gather(source: Artifact, model: onnx.ModelProto, calibration: Path | None, example: str | None = None) -> Inputs:
+def gather(
+    source: Artifact,
+    model: onnx.ModelProto,
+    calibration: Path | None,
+    example: str | None = None,
+    metric_at: str | None = None,
+) -> Inputs:
     """Inputs for ``source``: the file's, else the example's, else the model's own sample, else seeded noise.
 
+    The metric is the user's own, which ``metric_at`` names, else the model's.
+
     Raises:
-        UsageError: the calibration file cannot be read or does not fit, or neither does what the example returns.
+        UsageError: the calibration file cannot be read or does not fit, or neither does what the example returns; or
+            the metric cannot be found.
         ModelError: the example fails.
     """
     spec, why = _spec(source)
     ranges: Mapping[str, ValueRange] = ranges_of(model, source.inputs) | dict(spec.ranges if spec else {})
     metric = spec.metric if spec else None
+    if metric_at is not None:
+        metric = _users_metric(metric_at, calibration, spec)
     if calibration is not None or example is not None:
         told, arrays = _given(source, calibration, example)
         sample = examples.sample(told, source.inputs, arrays, ranges)
@@ -64,7 +75,16 @@ def gather(source: Artifact, model: onnx.ModelProto, calibration: Path | None, e
     unknown = [one.name for one in source.inputs if not one.dtype.startswith("float") and one.name not in ranges]
     besides = f" (0 and 1 for {', '.join(unknown)}, of which nothing is known)" if unknown else ""
     told = f"seeded noise{besides}, since there is no --calibration or --example and {why.rstrip('.')}"
-    return Inputs(_first_that_runs(source, model, drawn), told)
+    return Inputs(_first_that_runs(source, model, drawn), told, metric)
+
+
+def _users_metric(named: str, calibration: Path | None, spec: ModelSpec | None) -> Metric:
+    from deploykit import given
+    from deploykit.data import everything
+
+    arrays = None if calibration is None else lambda: everything(calibration)
+    found = given.metric(named, arrays, "give them with --calibration FILE.npz")
+    return found if spec is None else given.for_streams(found, spec)
 
 
 def _given(source: Artifact, calibration: Path | None, example: str | None) -> tuple[str, dict[str, Array]]:

@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 from deploykit import artifact as artifacts
 from deploykit.artifact import Artifact
 from deploykit.coverage import Coverage
-from deploykit.errors import GateError, QuantizationError, UsageError
+from deploykit.errors import GateError, ModelError, QuantizationError, UsageError
 from deploykit.quantize import quantize
 from deploykit.quantize._gate import Bounds, Cost, Gate
 from deploykit.types import Metric, TensorSpec
@@ -171,6 +171,40 @@ def test_the_metric_is_a_bound_in_its_own_direction(higher_is_better: bool) -> N
             choose()
     else:
         choose()
+
+
+def test_a_metric_that_fails_on_the_candidate_misses_its_bound_and_on_the_parent_is_an_error() -> None:
+    model = linear_net(0.2)
+    values = iter([1.0])
+
+    def once(infer: Infer) -> float:
+        for value in values:
+            return value
+        raise ModelError("the metric own.py:once returned nan.")
+
+    chosen = gate(model, Bounds(), Metric("once", True, once))
+    with pytest.raises(GateError, match=r"holds the bound \(the metric own\.py:once returned nan\)"):
+        chosen.choose(lambda exclude, stored: (model, Coverage(())), frozenset(), lambda step: None)
+    chosen = gate(model, Bounds(), Metric("once", True, once))
+    with pytest.raises(ModelError, match="returned nan"):
+        chosen.choose(lambda exclude, stored: (model, Coverage(())), frozenset(), lambda step: None)
+
+
+def test_the_users_metric_is_a_bound_and_stands_in_the_manifest(folder: Path) -> None:
+    source = saved(folder, linear_net(0.2))
+    np.savez(folder / "real.npz", x=np.ones((4, 6, 32), np.float32), labels=np.arange(3))
+    (folder / "own.py").write_text(
+        "def score(infer, data):\n    return float(abs(infer({'x': data['x']})['y']).mean() + data['labels'].sum())\n"
+    )
+    named = f"{folder / 'own.py'}:score"
+    made = quantize(source, folder / "int8.onnx", calibration=folder / "real.npz", metric=named, prefer="int8")
+    assert made.verification is not None
+    metric = made.verification["metric"]
+    assert (metric["name"], metric["higher_is_better"]) == ("score", True)
+    assert metric["parent"] > 3
+    with pytest.raises(UsageError, match="there are none: give them with --calibration"):
+        quantize(source, folder / "other.onnx", metric=named)
+    assert not (folder / "other.onnx").exists()
 
 
 def test_nan_fails_whichever_side_it_comes_from() -> None:
