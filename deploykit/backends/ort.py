@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from deploykit.artifact import Artifact
@@ -35,6 +36,30 @@ class OrtRunner(Runner):
         except Exception as error:
             raise BackendFailedError(f"onnxruntime failed: {sentence(error)}.") from error
         return dict(zip(self._outputs, values, strict=True))
+
+    def carry(self, pairs: Mapping[str, str]) -> Callable[[Feeds], dict[str, Array]]:
+        """The states stay onnxruntime's own values: they are neither copied nor seen by NumPy."""
+        from onnxruntime import OrtValue
+
+        states: dict[str, Any] = {}
+        results = {result: name for name, result in pairs.items()}
+
+        def step(feeds: Feeds) -> dict[str, Array]:
+            if self._session is None:
+                raise BackendFailedError("the onnxruntime session is closed: open the artifact again.")
+            fresh = {name: value for name, value in feeds.items() if name not in states}
+            check_names({**feeds, **states}, self._inputs)
+            try:
+                fresh |= {name: fresh[name].astype("float16") for name in self._halved if name in fresh}
+                given = {name: OrtValue.ortvalue_from_numpy(value) for name, value in fresh.items()}
+                values = self._session.run_with_ort_values(self._outputs, {**given, **states})
+            except Exception as error:
+                raise BackendFailedError(f"onnxruntime failed: {sentence(error)}.") from error
+            found = dict(zip(self._outputs, values, strict=True))
+            states.update({name: found.pop(result) for result, name in results.items()})
+            return {name: value.numpy() for name, value in found.items()}
+
+        return step
 
     def close(self) -> None:
         self._session = None

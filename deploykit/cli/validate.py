@@ -24,6 +24,7 @@ with 1 when a backend did not run. [bench] in deploykit.toml holds here too, unl
 @click.option("--batch", type=_shared.IntList(), help="Batch sizes, besides those always checked; default: 1.")
 @click.option("--time", "times", type=_shared.IntList(), help="Time steps, besides those always checked; default: 100.")
 @_bench.data_option
+@_bench.drift_option
 @_gates.options(latency=False)
 @_shared.json_option
 @_bench.html_option
@@ -36,6 +37,7 @@ def command(
     batch: tuple[int, ...] | None,
     times: tuple[int, ...] | None,
     data: Path | None,
+    drift: int | None,
     json_target: str | None,
     html_target: Path | None,
     asked: _gates.Asked,
@@ -43,5 +45,12 @@ def command(
     from deploykit.bench.engine import Settings
 
     ref = _bench.model(config, targets, described)
-    settings = Settings(batches=batch, times=times, data=data, latency=False, overrides=asked.overrides())
+    settings = Settings(
+        batches=batch,
+        times=times,
+        data=data,
+        latency=False,
+        overrides=asked.overrides(),
+        drift=_bench.drift_steps(drift),
+    )
     _bench.evaluate(config, targets, ref, backends, settings, json_target, html_target, asked)
