@@ -18,11 +18,14 @@ from torch.overrides import TorchFunctionMode
 
 from deploykit.backends._outputs import named_outputs
 from deploykit.errors import ExportError, ModelError, first_line
+from deploykit.states import carried
 from deploykit.types import BATCH, DimRange, Metric, ModelSpec, TensorSpec
 from deploykit.watching import copied, watched
 
 if TYPE_CHECKING:
     from deploykit.types import Array, Feeds, Infer
+
+__all__ = ["Streaming", "carried", "streaming", "zero_states"]
 
 _LAYERS = ("rnn_tanh", "rnn_relu", "gru", "lstm")
 _CELLS = tuple(f"{name}_cell" for name in _LAYERS)

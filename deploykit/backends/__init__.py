@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
@@ -35,6 +36,22 @@ class Runner(ABC):
         Raises:
             BackendFailedError: the backend refused the inputs or failed on them.
         """
+
+    def carry(self, pairs: Mapping[str, str]) -> Callable[[Feeds], dict[str, Array]]:
+        """A stream that begins now: a function that infers one step of it, and returns the outputs that are no states.
+
+        ``pairs`` names the output that each state's input is taken from. The first step's feeds hold the states to
+        begin with; those in later feeds are passed over. A runner that can keep them where they are computed overrides
+        this.
+        """
+        states: dict[str, Array] = {}
+
+        def step(feeds: Feeds) -> dict[str, Array]:
+            outputs = self.infer({**feeds, **states})
+            states.update({name: outputs.pop(result) for name, result in pairs.items()})
+            return outputs
+
+        return step
 
     def close(self) -> None:  # noqa: B027 - most runners hold nothing that needs closing
         """Release what the runner holds. Calling it twice does no harm."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from deploykit.artifact import Artifact
@@ -42,18 +43,39 @@ class TorchRunner(Runner):
     def infer(self, feeds: Feeds) -> dict[str, Array]:
         import torch
 
-        spec = self.spec
-        check_feeds(feeds, spec.inputs)
+        check_feeds(feeds, self.spec.inputs)
         # torch.tensor copies, so that a module that works in place does not change its caller's arrays.
-        inputs = [torch.tensor(feeds[tensor.name]) for tensor in spec.inputs]
+        outputs = self._run({name: torch.tensor(value) for name, value in feeds.items()})
+        return {name: _array(name, tensor) for name, tensor in outputs.items()}
+
+    def carry(self, pairs: Mapping[str, str]) -> Callable[[Feeds], dict[str, Array]]:
+        """The states stay tensors."""
+        import torch
+
+        states: dict[str, torch.Tensor] = {}
+
+        def step(feeds: Feeds) -> dict[str, Array]:
+            if not states:
+                check_feeds(feeds, self.spec.inputs)
+            given = {name: torch.tensor(value) for name, value in feeds.items() if name not in states}
+            outputs = self._run({**given, **states})
+            # A copy, as in _array: the module may return a buffer of its own.
+            states.update({name: outputs.pop(result).clone() for name, result in pairs.items()})
+            return {name: _array(name, tensor) for name, tensor in outputs.items()}
+
+        return step
+
+    def _run(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        import torch
+
+        spec = self.spec
         try:
             with torch.inference_mode():
-                outputs = named_outputs(spec, spec.run(inputs))
+                return named_outputs(spec, spec.run([inputs[tensor.name] for tensor in spec.inputs]))
         except DeploykitError:
             raise
         except Exception as error:
             raise BackendFailedError(f"{self.who} failed: {first_line(error)}.") from error
-        return {name: _array(name, tensor) for name, tensor in outputs.items()}
 
     def close(self) -> None:
         self._spec = None

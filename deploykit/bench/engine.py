@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 
 from deploykit.artifact import Artifact
-from deploykit.bench import shapes, stages
+from deploykit.bench import drift, server, shapes, stages
 from deploykit.bench.model import learn
 from deploykit.bench.report import Report
 from deploykit.bench.rows import make_report
@@ -56,19 +56,30 @@ def _run(seats: Sequence[Seat], settings: Settings, meter: _Meter, workers: cont
         seat.open(workers)
         _require(reference)
     model, asked = learn(
-        reference, settings, lambda description: shapes.requested(description, settings.batches, settings.times)
+        reference,
+        settings,
+        lambda description: shapes.requested(
+            description, settings.batches, settings.times, **settings.scenario.defaults
+        ),
     )
+    settings.scenario.require(model.carried)
     checked = shapes.checked(model.description, asked)
-    meter.plan(len(checked) + (len(asked) * settings.rounds if settings.latency else 0) + len(seats))
+    further = len(seats) * (bool(model.carried and settings.drift) + (settings.scenario.name == "server") * len(asked))
+    meter.plan(len(checked) + (len(asked) * settings.rounds if settings.latency else 0) + len(seats) + further)
     stages.check_sources(model, seats)
     warnings = stages.check_accuracy(model, seats, checked, asked, settings.seed, meter.tick)
     _require(reference)
     stages.check_invariance(model, seats, asked[0], settings.seed)
     _require(reference)
+    warnings += drift.check_drift(model, seats, settings.drift, settings.seed, meter.tick)
+    _require(reference)
     if settings.latency:
         for shape in asked:
             stages.time_latency(model, seats, shape, settings, meter.tick)
             _require(reference)
+            if settings.scenario.name == "server":
+                server.measure_server(seats, shape, settings, meter.tick)
+                _require(reference)
     stages.take_stats(seats)
     stages.judge_metrics(model, seats, meter.tick)
     _require(reference)

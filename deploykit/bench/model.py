@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from deploykit.bench.accuracy import Axes, Outputs, not_finite
@@ -14,6 +14,7 @@ from deploykit.bench.worker import Description
 from deploykit.data import DataFile
 from deploykit.errors import BackendFailedError, ModelError, UnknownNameError
 from deploykit.given import is_function
+from deploykit.states import carried
 from deploykit.types import BATCH, TIME
 
 if TYPE_CHECKING:
@@ -24,13 +25,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Model:
-    """The reference and what it told. ``sample(seed, sizes)`` gives inputs: real data, or the model's own sample."""
+    """The reference and what it told. ``sample(seed, sizes)`` gives inputs: real data, or the model's own sample.
+
+    ``carried``: the output that each state's input is taken from, of a model that streams.
+    """
 
     reference: Seat
     description: Description
     sample: Sample
     batch_axes: Axes
     time_axes: Axes
+    carried: Mapping[str, str] = field(default_factory=dict)
 
     def feeds(self, seed: int, shape: Shape) -> dict[str, Array]:
         """Inputs at ``shape``."""
@@ -69,7 +74,8 @@ def learn(
     batch_axes, time_axes = (
         _axes(reference, sample, description, first, dim, outputs, settings.seed) for dim in (BATCH, TIME)
     )
-    return Model(reference, description, sample, batch_axes, time_axes), shapes
+    pairs = carried((tensor.name for tensor in description.inputs), outputs)
+    return Model(reference, description, sample, batch_axes, time_axes, pairs), shapes
 
 
 def _sample(reference: Seat, settings: Settings, description: Description) -> Sample:

@@ -192,6 +192,53 @@ class ArtifactCoverage:
 
 
 @dataclass(frozen=True)
+class Drift:
+    """How a stream's answers left the reference's, each with the states that it carried itself, from zero on.
+
+    The worst over the outputs; ``snr_first_db`` and ``snr_last_db`` are of the first and the last tenth of the
+    ``steps``; ``per_step`` is the first output's mean absolute error in at most 64 pieces. ``reason`` says what is not
+    within the tolerance.
+    """
+
+    steps: int
+    max_abs: float
+    snr_db: float | None
+    snr_first_db: float | None
+    snr_last_db: float | None
+    per_step: tuple[float, ...]
+    grows: bool | None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Try:
+    """A rate in requests a second and the percentile in milliseconds that it had; None where the queue ran away."""
+
+    rate: float
+    found_ms: float | None
+
+
+@dataclass(frozen=True)
+class Server:
+    """Requests that arrive by chance, at ``rate`` a second; latency runs from arrival to answer.
+
+    With ``percentile`` the rate is the highest one tried that held ``bound_ms``; None where none did. ``capped``: the
+    search ended for its time. At a rate that was given, percentiles are None where the queue ran away.
+    """
+
+    rate: float | None
+    percentile: str | None
+    bound_ms: float | None
+    found_ms: float | None
+    p50: float | None
+    p90: float | None
+    p99: float | None
+    requests: int
+    tries: tuple[Try, ...] = ()
+    capped: bool = False
+
+
+@dataclass(frozen=True)
 class Row:
     """One backend x precision x (batch, time). ``passed`` is None for a backend that is unavailable.
 
@@ -224,6 +271,8 @@ class Row:
     warnings: tuple[str, ...] = ()
     fault: Literal["error", "answer", "gate"] | None = None
     coverage: ArtifactCoverage | None = None
+    drift: Drift | None = None
+    server: Server | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,6 +42,8 @@ def _settings(settings: Settings) -> dict[str, Any]:
         "latency": settings.latency,
         "data": None if settings.data is None else settings.data.name,
         "command": settings.command,
+        "drift": settings.drift,
+        **settings.scenario.told(),
     }
 
 
@@ -93,7 +95,9 @@ def _row(model: Model, seat: Seat, seats: Sequence[Seat], shape: Shape) -> Row:
         first_ms=None if stats is None else stats.first_ms,
         fault=_fault(seat),
         coverage=_coverage(artifact),
-        warnings=(*seat.warnings, *_slower_or_larger(model, seat, seats, shape)),
+        warnings=(*seat.warnings, *_unsaid(seat), *_slower_or_larger(model, seat, seats, shape)),
+        drift=seat.drift,
+        server=seat.server.get(shape),
     )
 
 
@@ -101,6 +105,12 @@ def _fault(seat: Seat) -> Literal["error", "answer"] | None:
     if seat.failed is not None:
         return "answer" if isinstance(seat.error, WrongAnswerError) else "error"
     return "answer" if seat.objections else None
+
+
+def _unsaid(seat: Seat) -> list[str]:
+    """That it drifts, where another reason is the row's."""
+    reason = None if seat.drift is None else seat.drift.reason
+    return [reason] if reason is not None and reason != (seat.failed or next(iter(seat.objections), None)) else []
 
 
 def _coverage(artifact: Artifact) -> ArtifactCoverage | None:

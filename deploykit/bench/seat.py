@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from deploykit.artifact import Artifact
 from deploykit.backends import RunOptions
 from deploykit.bench.client import Worker
-from deploykit.bench.report import Accuracy, Check, Invariance, MetricResult, Tolerance
+from deploykit.bench.report import Accuracy, Check, Drift, Invariance, MetricResult, Server, Tolerance
 from deploykit.bench.settings import Settings, Subject
 from deploykit.bench.shapes import Shape
 from deploykit.bench.tolerance import tolerance
@@ -37,6 +37,8 @@ class Seat:
     windows: dict[Shape, list[list[int]]] = field(default_factory=dict)
     metric: MetricResult | None = None
     stats: Stats | None = None
+    drift: Drift | None = None
+    server: dict[Shape, Server] = field(default_factory=dict)
     objections: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deploykit.artifact import Artifact
+from deploykit.bench.scenario import DRIFT_STEPS, Scenario
 from deploykit.bench.tolerance import Overrides
 from deploykit.errors import UsageError
 
@@ -34,7 +35,8 @@ class Settings:
     out, which is ``deploykit validate``. ``data``: an .npz of real inputs by name, or ``FILE.py:FUNCTION`` that returns
     inputs, in place of the model's own sample; ``metric``: ``FILE.py:FUNCTION`` in place of its own, see ``given``.
     ``timeout_s``: how long one command of a worker may take before it counts as hanging. ``overrides``: tolerances in
-    place of the defaults. ``command``: the command line that asked for all this, for the report.
+    place of the defaults. ``command``: the command line that asked for all this, for the report. ``scenario``: what is
+    timed. ``drift``: the steps that a model with carried states is streamed over, 0 for none.
     """
 
     batches: tuple[int, ...] | None = None
@@ -49,9 +51,13 @@ class Settings:
     timeout_s: float = 120.0
     overrides: Overrides = field(default_factory=Overrides)
     command: str | None = None
+    scenario: Scenario = field(default_factory=Scenario)
+    drift: int = DRIFT_STEPS
 
     def __post_init__(self) -> None:
         if self.threads < 1:
             raise UsageError(f"--threads {self.threads} cannot be: name at least 1.")
         if self.rounds < 1 or self.seconds <= 0 or self.timeout_s <= 0:
             raise UsageError("rounds, seconds and the timeout must be more than 0.")
+        if self.drift < 0:
+            raise UsageError(f"--drift {self.drift} cannot be: name a number of steps, or 0 to leave it out.")

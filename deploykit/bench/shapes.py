@@ -39,17 +39,22 @@ def sizes(shape: Shape, description: Description, **changed: int) -> dict[str, i
 
 
 def requested(
-    description: Description, batches: Sequence[int] | None, times: Sequence[int] | None
+    description: Description,
+    batches: Sequence[int] | None,
+    times: Sequence[int] | None,
+    *,
+    default_batches: Sequence[int] = (DEFAULT_BATCH,),
+    default_time: int = DEFAULT_TIME,
 ) -> tuple[Shape, ...]:
-    """Every pair of the sizes asked for; None asks for the default, moved into the dim's range.
+    """Every pair of the sizes asked for; None asks for the defaults, moved into the dim's range.
 
     Raises:
         UsageError: a size was asked for and is outside the dim's range, or the model has no such dynamic dim.
     """
     return tuple(
         Shape(batch, time)
-        for batch in _asked(description, BATCH, batches, DEFAULT_BATCH)
-        for time in _asked(description, TIME, times, DEFAULT_TIME)
+        for batch in _asked(description, BATCH, batches, default_batches)
+        for time in _asked(description, TIME, times, (default_time,))
     )
 
 
@@ -77,9 +82,11 @@ def _moved(description: Description, dim: str, size: int) -> int | None:
     return limits(description, dim).clamp(size) if dim in description.dynamic else None
 
 
-def _asked(description: Description, dim: str, asked: Sequence[int] | None, default: int) -> tuple[int | None, ...]:
+def _asked(
+    description: Description, dim: str, asked: Sequence[int] | None, defaults: Sequence[int]
+) -> tuple[int | None, ...]:
     if asked is None:
-        return (_moved(description, dim, default),)
+        return tuple(dict.fromkeys(_moved(description, dim, default) for default in defaults))
     if not asked:
         raise UsageError(f"no {dim} size was given: name at least one.")
     bounds = limits(description, dim)

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from deploykit.bench import accuracy
+from deploykit.bench import accuracy, drift
 from deploykit.bench.invariance import Probe, batch_probe, noise, prefix_probe
 from deploykit.bench.model import Model
 from deploykit.bench.report import Check, Invariance, MetricResult
@@ -92,11 +92,14 @@ def check_invariance(model: Model, seats: Sequence[Seat], shape: Shape, seed: in
 def time_latency(model: Model, seats: Sequence[Seat], shape: Shape, settings: Settings, tick: Tick) -> None:
     """Time every live seat at one shape in interleaved windows (A B C, C A B, …); all samples are kept."""
     sets = _input_sets(model, shape, settings.seed + _TIMING_SEED)
+    pairs = dict(model.carried) if settings.scenario.name == "streaming" else None
+    if pairs:
+        sets = [{**feeds, **drift.zeros(feeds, pairs)} for feeds in sets]
     slowest = 0.0
     for seat in seats:
         if seat.live:
             with seat.attempt():
-                seat.connected.call("prepare", str(shape), sets)
+                seat.connected.call("prepare", str(shape), sets, pairs)
                 warm: list[int] = seat.connected.call("window", str(shape), WARM_SECONDS, WARM_COUNT)
                 slowest = max(slowest, min(warm) / 1e9)
                 seat.windows[shape] = []

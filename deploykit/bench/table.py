@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from deploykit.bench import said as sentences
 from deploykit.bench.report import Latency, MetricResult, Report, Row
 from deploykit.units import size
 
@@ -47,9 +48,15 @@ def remarks(report: Report) -> Iterator[tuple[str, str]]:
         said = [str(row.artifact)] if "#" in name else []
         said += [row.reason] if row.reason and row.fault != "gate" else []  # gates have lines of their own
         said += row.warnings
+        said += [sentences.drift(row.drift)] if row.drift is not None and row.drift.reason is None else []
+        said += [] if row.server is None else [sentences.server(row.server, sizes(row))]
         if row.latency_ms is not None and not row.latency_ms.stable:
             shaky.setdefault(name, []).append(sizes(row))
         seen.update(((name, text), None) for text in said)
+    if scenario(report) == "offline":
+        for name in dict.fromkeys(names.values()):
+            own = [row for row in report.rows if names[key(row)] == name]
+            seen.update(((name, text), None) for text in sentences.best(own))
     for name in dict.fromkeys(names.values()):
         yield from (remark for remark in seen if remark[0] == name)
         if name in shaky:
@@ -87,9 +94,11 @@ def _table(report: Report, omit: Sequence[str] = ()) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, padding=0, title=f"{report.model}, against {report.reference}")
+    timed = scenario(report)
+    title = f"{report.model}, against {report.reference}{'' if timed == sentences.SINGLE else f', {timed}'}"
+    table = Table(box=box.SIMPLE_HEAD, padding=0, title=title)
     names = labels(report)
-    cells = [{"backend": names[key(row)], **_cells(row)} for row in report.rows]
+    cells = [{"backend": names[key(row)], **_cells(row, timed)} for row in report.rows]
     headings = {"tail": _tail_heading(report), "metric": _metric_heading(report)}
     columns = [column for column in cells[0] if column not in omit]
     for column in columns:
@@ -100,12 +109,18 @@ def _table(report: Report, omit: Sequence[str] = ()) -> Table:
     return table
 
 
-def _cells(row: Row) -> dict[str, str]:
+def _cells(row: Row, timed: str) -> dict[str, str]:
     accuracy = row.accuracy
+    further = {}
+    if timed == "offline":
+        further["rows/s"] = _rate(sentences.throughput(row) or None)
+    if timed == "server":
+        further["req/s"] = _rate(None if row.server is None else row.server.rate)
     return {
         "B×T": sizes(row),
         "p50 ms": number(row.latency_ms.p50 if row.latency_ms else None),
         "tail": _tail(row.latency_ms),
+        **further,
         "speed-up": _speedup(row),
         "max err": DASH if accuracy is None else f"{accuracy.max_abs:.1e}",
         "SNR dB": DASH if accuracy is None or accuracy.snr_db is None else f"{accuracy.snr_db:.1f}",
@@ -113,6 +128,15 @@ def _cells(row: Row) -> dict[str, str]:
         "size": size(row.size_bytes),
         "verdict": _verdict(row),
     }
+
+
+def scenario(report: Report) -> str:
+    """What was timed."""
+    return str(report.settings.get("scenario", sentences.SINGLE))
+
+
+def _rate(value: float | None) -> str:
+    return DASH if value is None else f"{value:,.0f}" if value >= 100 else number(value)
 
 
 def labels(report: Report) -> dict[Key, str]:

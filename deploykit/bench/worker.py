@@ -29,7 +29,9 @@ from deploykit.types import DimRange, ModelSpec, TensorSpec, ValueRange, dynamic
 if TYPE_CHECKING:
     from deploykit.types import Array, Feeds
 
-COMMANDS = frozenset({"open", "given", "describe", "feeds", "infer", "prepare", "window", "metric", "stats"})
+COMMANDS = frozenset(
+    {"open", "given", "describe", "feeds", "infer", "prepare", "window", "stream", "requests", "metric", "stats"}
+)
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,8 @@ class Server:
         self._given: ModelSpec | None = None
         self._sets: dict[str, list[Feeds]] = {}
         self._next = 0
+        self._timed: Callable[[Feeds], dict[str, Array]] | None = None
+        self._stream: Callable[[Feeds], dict[str, Array]] | None = None
         self._load_ms = 0.0
         self._first_ms: float | None = None
 
@@ -191,10 +195,14 @@ class Server:
             self._first_ms = (time.perf_counter_ns() - begin) / 1e6
         return _checked(outputs)
 
-    def prepare(self, key: str, sets: list[Feeds]) -> None:
-        """Hold input sets to be timed with under ``key``; those of another key are let go."""
+    def prepare(self, key: str, sets: list[Feeds], pairs: Mapping[str, str] | None = None) -> None:
+        """Hold input sets to be timed with under ``key``; those of another key are let go.
+
+        With ``pairs`` all that is timed is one stream: each inference has the states that the last one returned.
+        """
         self._sets = {key: sets}
         self._next = 0
+        self._timed = self._runner.carry(pairs) if pairs else self._runner.infer
 
     def window(self, key: str, seconds: float, least: int) -> list[int]:
         """Nanoseconds of each inference, the input sets in rotation, for ``seconds`` and at least ``least`` times.
@@ -202,7 +210,7 @@ class Server:
         One inference before them is not timed: it finds the caches full of what the other subjects left there. Garbage
         collection is off meanwhile, so that its pauses do not fall into whichever window is unlucky.
         """
-        infer, sets, clock = self._runner.infer, self._sets[key], time.perf_counter_ns
+        infer, sets, clock = self._timed or self._runner.infer, self._sets[key], time.perf_counter_ns
         samples: list[int] = []
         gc.collect()
         gc.disable()
@@ -218,6 +226,30 @@ class Server:
         finally:
             gc.enable()
         return samples
+
+    def stream(self, steps: list[Feeds], pairs: Mapping[str, str] | None) -> dict[str, Array]:
+        """Outputs of further steps, stacked; ``pairs`` begins a new stream, from the states in its first feeds."""
+        import numpy as np
+
+        if pairs is not None:
+            self._stream = self._runner.carry(pairs)
+        if self._stream is None:
+            raise BackendFailedError("no stream was begun in this worker.")
+        found = [_checked(self._stream(feeds)) for feeds in steps]
+        return {name: np.stack([outputs[name] for outputs in found]) for name in found[0]}
+
+    def requests(self, key: str, rate: float, count: int, seed: int) -> list[int] | None:
+        """Nanoseconds from arrival to answer of ``count`` requests, ``rate`` a second; None: the queue ran away."""
+        from deploykit.bench import load
+
+        infer, sets = self._runner.infer, self._sets[key]
+        gc.collect()
+        gc.disable()
+        try:
+            infer(sets[0])
+            return load.serve(lambda number: infer(sets[number % len(sets)]), load.arrivals(rate, count, seed))
+        finally:
+            gc.enable()
 
     def metric(self, remote: bool) -> float:
         """The model's metric: of this worker's own runner, or of another that the parent asks in its place."""

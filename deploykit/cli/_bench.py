@@ -49,6 +49,13 @@ metric_option = click.option(
     "FUNCTION(infer, data) with the arrays of --data, that returns a number; higher is better, or with :min lower.",
 )
 
+drift_option = click.option(
+    "--drift",
+    type=click.IntRange(0),
+    metavar="STEPS",
+    help="Steps that a model with carried states (--streaming) is streamed over; default: 10000, 0 for none.",
+)
+
 html_option = click.option(
     "--html",
     "html_target",
@@ -56,6 +63,13 @@ html_option = click.option(
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write the report as a web page: one file with its charts, to read, send or print.",
 )
+
+
+def drift_steps(asked: int | None) -> int:
+    """The steps to stream."""
+    from deploykit.bench.scenario import DRIFT_STEPS
+
+    return DRIFT_STEPS if asked is None else asked
 
 
 def wanted_backends(names: tuple[str, ...]) -> tuple[str, ...]:

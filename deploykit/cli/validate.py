@@ -30,6 +30,7 @@ with 1 when a backend did not run. [bench] in deploykit.toml holds here too, unl
 )
 @_bench.data_option
 @_bench.metric_option
+@_bench.drift_option
 @_gates.options(latency=False)
 @_shared.json_option
 @_bench.html_option
@@ -44,6 +45,7 @@ def command(
     locate: bool,
     data: Path | None,
     metric: str | None,
+    drift: int | None,
     json_target: str | None,
     html_target: Path | None,
     asked: _gates.Asked,
@@ -54,6 +56,13 @@ def command(
     if locate:
         _locate.locate(config, targets, ref, data, json_target)
         return
-    overrides = asked.overrides()
-    settings = Settings(batches=batch, times=times, data=data, metric=metric, latency=False, overrides=overrides)
+    settings = Settings(
+        batches=batch,
+        times=times,
+        data=data,
+        metric=metric,
+        latency=False,
+        overrides=asked.overrides(),
+        drift=_bench.drift_steps(drift),
+    )
     _bench.evaluate(config, targets, ref, backends, settings, json_target, html_target, asked)

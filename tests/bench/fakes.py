@@ -245,6 +245,67 @@ DRIFTING = FakeBackend(_drifting)
 MISSING = FakeBackend(missing="libfake is not installed: run pip install libfake.")
 
 
+class Accumulator(Runner):
+    """A stream that sums up: ``h_out`` is ``h_in`` and a hundredth of every step's x; ``y`` is the sum after each.
+
+    ``bias`` is an error of one call, small enough for any single sequence, that the state keeps. ``forgets``: whoever
+    streams it gets every step from a state of zero. ``nan_after`` so many calls, its answers are no numbers.
+    """
+
+    def __init__(self, bias: float, forgets: bool, nan_after: int | None) -> None:
+        inputs = (*SPECS, TensorSpec.parse("h_in:float32[batch,4]"))
+        self.spec = replace(spec_of(None, {}), inputs=inputs, sample=_walk)
+        self._bias = np.float32(bias)
+        self._forgets = forgets
+        self._left = nan_after
+
+    def infer(self, feeds: Feeds) -> Outputs:
+        check_feeds(feeds, self.spec.inputs)
+        steps = feeds["h_in"][:, None] + np.cumsum(np.float32(0.01) * feeds["x"], axis=1, dtype=np.float32)
+        if self._left is not None:
+            self._left -= 1
+            if self._left < 0:
+                steps = steps * np.float32(np.nan)
+        return {"y": steps, "h_out": steps[:, -1] + self._bias}
+
+    def carry(self, pairs: Mapping[str, str]) -> Callable[[Feeds], Outputs]:
+        step = super().carry(pairs)
+        if not self._forgets:
+            return step
+
+        def forgetful(feeds: Feeds) -> Outputs:
+            zero = np.zeros((len(feeds["x"]), 4), np.float32)
+            return {"y": self.infer({**feeds, "h_in": zero})["y"]}
+
+        return forgetful
+
+
+def _walk(seed: int, **sizes: int) -> Outputs:
+    generator = np.random.default_rng(seed)
+    x = generator.standard_normal((sizes["batch"], sizes["time"], 4)).astype(np.float32)
+    return {"x": x, "h_in": generator.uniform(-1, 1, (sizes["batch"], 4)).astype(np.float32)}
+
+
+class AccumulatorBackend(Backend):
+    accepts = frozenset({"torch"})
+
+    def __init__(self, bias: float = 0.0, *, forgets: bool = False, nan_after: int | None = None) -> None:
+        self._made = (bias, forgets, nan_after)
+
+    def available(self) -> str | None:
+        return None
+
+    def open(self, artifact: Artifact, options: RunOptions) -> Runner:
+        return Accumulator(*self._made)
+
+
+STREAM = AccumulatorBackend()
+STREAM_ACCUMULATING = AccumulatorBackend(2e-5)
+STREAM_COARSE = AccumulatorBackend(2e-3)
+STREAM_FORGETFUL = AccumulatorBackend(forgets=True)
+STREAM_NAN = AccumulatorBackend(nan_after=700)
+
+
 def subject(name: str, precision: str = "float32") -> Subject:
     """The fake of that name in this module, as a subject."""
     artifact = Artifact.of_model(ModelRef("fake"), "fake")
