@@ -31,7 +31,7 @@ class Lstm(nn.Module):
         return self.rnn(x)[0]  # type: ignore[no-any-return]
 
 
-@pytest.fixture(params=["torch", "torch, by NumPy", "ort", "ort, by NumPy"])
+@pytest.fixture(params=["torch", "torch, by NumPy", "ort"])
 def runner(request: pytest.FixtureRequest, tmp_path: Path) -> Runner:
     torch.manual_seed(0)
     spec = streaming(ModelSpec(Lstm().eval(), (TensorSpec.parse("x:float32[batch,time,4]"),), (), name="lstm"))
