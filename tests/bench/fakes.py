@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -155,6 +156,30 @@ def _drifting(feeds: Feeds, outputs: Outputs) -> Outputs:
     return {**outputs, "y": outputs["y"] + error}
 
 
+def _overflow(feeds: Feeds, outputs: Outputs) -> Outputs:
+    """Computed in float16 on the way, where what is beyond 65504 is Inf."""
+    with np.errstate(over="ignore"):
+        wide = (outputs["y"] * np.float32(1e6)).astype(np.float16)
+    return {**outputs, "y": (wide / np.float16(100)).astype(np.float32)}
+
+
+class _Leak:
+    """Keeps what it has computed, in a process that may not grow by more than 200 MB."""
+
+    def __init__(self) -> None:
+        self._kept: list[Array] = []
+
+    def __call__(self, feeds: Feeds, outputs: Outputs) -> Outputs:
+        import resource
+
+        if not self._kept:
+            pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+            limit = pages * resource.getpagesize() + 200 * 2**20
+            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        self._kept.append(np.ones(5_000_000, np.float64))
+        return outputs
+
+
 class _Late:
     """Crashes only after so many inferences: in the middle of the timing."""
 
@@ -230,6 +255,8 @@ SWAPPED = FakeBackend(_swap)
 NAN = FakeBackend(_nan)
 SHORT = FakeBackend(_short)
 CRASH = FakeBackend(_crash)
+OVERFLOW = FakeBackend(_overflow)
+LEAK = FakeBackend(_Leak())
 CRASH_LATE = FakeBackend(_Late(60))
 HANG = FakeBackend(_hang)
 CHATTY = FakeBackend(_chatty)

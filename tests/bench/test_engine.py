@@ -11,16 +11,33 @@ from typing import Any
 
 import jsonschema
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
 from deploykit.artifact import Artifact, ModelRef
 from deploykit.bench import Report, Row, Settings, Subject, bench, schema, stages, to_json
+from deploykit.bench.locate import locate
 from deploykit.errors import BackendFailedError, BackendUnavailableError, ModelError, UsageError
+from deploykit.export import export
 from tests.bench.fakes import subject
 
 ACCURACY = Settings(latency=False, times=(20,), timeout_s=60)
 REFERENCE = subject("REFERENCE")
-FAULTY = ("ROLLED", "SWAPPED", "NAN", "SHORT", "CRASH", "RAISE", "NAMES", "DOUBLE", "MISSING", "DRIFTING")
+FAULTY = (
+    "ROLLED",
+    "SWAPPED",
+    "NAN",
+    "SHORT",
+    "CRASH",
+    "RAISE",
+    "NAMES",
+    "DOUBLE",
+    "MISSING",
+    "DRIFTING",
+    "OVERFLOW",
+    "LEAK",
+)
 INT8 = ("COARSE", "RUINED", "COUPLED", "AHEAD")
 
 
@@ -29,7 +46,7 @@ def report() -> Report:
     """One run with every fault at once: each must be caught, and none may spoil another."""
     subjects = [
         subject("PLAIN"),
-        *(subject(name) for name in FAULTY),
+        *(subject(name) for name in FAULTY + HUNGRY),
         subject("HALF", "float16"),
         *(subject(name, "int8") for name in INT8),
         Subject("trt", None, "TensorRT is not installed."),
@@ -49,6 +66,7 @@ def row(report: Report, name: str) -> Row:
     [
         ("NAN", "at batch 1, time 20, its output 'y' has 80 of 80 elements that are NaN or Inf."),
         ("SHORT", "at batch 1, time 20, its output 'y' has the shape [1, 19, 4], and the reference's [1, 20, 4]."),
+        ("OVERFLOW", "at batch 1, time 20, its output 'y' has 79 of 80 elements that are NaN or Inf."),
         ("CRASH", "its process ended by itself with exit code 7."),
         ("RAISE", "ValueError: the kernel broke."),
         ("NAMES", "at batch 1, time 20, it returns the outputs y, state, and the reference y, h."),
@@ -59,6 +77,13 @@ def row(report: Report, name: str) -> Row:
 def test_a_subject_that_breaks_is_a_failed_row(report: Report, name: str, reason: str) -> None:
     found = row(report, name)
     assert (found.status, found.reason, found.passed) == ("failed", reason, False)
+
+
+def test_a_subject_that_eats_memory_fails_alone(report: Report) -> None:
+    found = row(report, "LEAK")
+    assert found.status == "failed"
+    assert found.reason is not None
+    assert "Memory" in found.reason
 
 
 @pytest.mark.parametrize("name", ["ROLLED", "SWAPPED", "DRIFTING"])
@@ -335,3 +360,23 @@ def test_real_data_is_used_where_it_is_given(tmp_path: Path) -> None:
     assert accuracy.outputs["y"].cosine is None, "zeros in give zeros out: there is no signal"
     assert report.rows[1].passed is False
     assert report.settings["data"] == "data.npz"
+
+
+def test_swapped_gates_are_caught_and_located(net: ModelRef, folder: Path) -> None:
+    """An export whose reset and update gates have changed places: every check runs, and the answer is outside."""
+    exported = export(net, folder / "net.onnx")
+    model = onnx.load(exported.path)
+    gru = next(node for node in model.graph.node if node.op_type == "GRU")
+    for name in gru.input[1:3]:
+        weights = next(one for one in model.graph.initializer if one.name == name)
+        update, reset, new = np.split(numpy_helper.to_array(weights), 3, axis=1)
+        weights.CopyFrom(numpy_helper.from_array(np.concatenate([reset, update, new], axis=1), name))
+    onnx.save(model, folder / "wrong.onnx")
+    wrong = replace(exported, path=folder / "wrong.onnx")
+    _, found = bench([Subject("ort", wrong)], Artifact.of_model(net, "gru"), ACCURACY).rows
+    assert (found.passed, found.fault) == (False, "answer")
+    assert "outside |error| <=" in str(found.reason)
+    feeds = {"x": np.random.default_rng(0).standard_normal((2, 20, 8)).astype(np.float32)}
+    located = locate(wrong, None, feeds).first_wrong
+    assert located is not None
+    assert located.where == "rnn"
