@@ -104,11 +104,10 @@ def source(named: str, inputs: Sequence[TensorSpec], ranges: Mapping[str, ValueR
     function = _function(named, "--data", "returns inputs")
     signature = _signature(function, named)
     if not signature.parameters:
-        from deploykit.data import Recorded
+        from deploykit import examples
 
         arrays = _by_name(_called(function, named), inputs, named)
-        recorded = Recorded({spec.name: arrays[spec.name] for spec in inputs}, inputs, named, ranges)
-        return Source(lambda seed, **sizes: recorded.feeds(seed, sizes), arrays)
+        return Source(examples.sample(named, inputs, {spec.name: arrays[spec.name] for spec in inputs}, ranges), arrays)
 
     def sample(seed: int, **sizes: int) -> dict[str, Array]:
         _require_bindable(signature, named, sizes)

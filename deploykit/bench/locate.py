@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deploykit.artifact import Artifact, load_onnx
+from deploykit.bench.accuracy import snr_db
 from deploykit.errors import ArtifactError, QuantizationError, UsageError
+from deploykit.graphs import exposed
 from deploykit.runtime import sentence, session
 
 if TYPE_CHECKING:
@@ -152,17 +154,11 @@ def _module_outputs(spec: ModelSpec, feeds: Mapping[str, Array]) -> dict[str, tu
 
 def _values(model: onnx.ModelProto, names: list[str], feeds: Mapping[str, Array]) -> dict[str, Array]:
     """Float values by name, the graph run with all of them exposed."""
-    import onnx
-
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    there = {info.name for info in copy.graph.output}
     wanted = list(dict.fromkeys(names))
     if not wanted:  # for no names onnxruntime answers with all outputs
         return {}
-    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted if name not in there)
     try:
-        opened = session(copy.SerializeToString())
+        opened = session(exposed(model, wanted).SerializeToString())
         found = dict(zip(wanted, opened.run(wanted, dict(feeds)), strict=True))
     except Exception as error:
         raise QuantizationError(f"onnxruntime cannot show the values inside: {sentence(error)}.") from error
@@ -178,10 +174,10 @@ def _error(expected: Array | None, found: Array | None) -> tuple[float, float | 
         return float("inf"), float("-inf")
     reference = np.where(np.isfinite(expected), expected, 0).astype(np.float64)
     error = np.where(same, 0, found).astype(np.float64) - np.where(same, 0, expected)
-    noise, signal = float((error**2).sum()), float((reference**2).sum())
-    if noise == 0:
+    if not error.any():
         return 0.0, None
-    return float(np.abs(error).max()), float(10 * np.log10(signal / noise)) if signal else float("-inf")
+    snr = snr_db(reference, error)
+    return float(np.abs(error).max()), float("-inf") if snr is None else snr
 
 
 def _located(where: str, kind: str, value: str, error: tuple[float, float | None], before: list[Located]) -> Located:

@@ -70,8 +70,9 @@ def _parent(config: Config, artifact: Artifact) -> Artifact | None:
         return None
     for folder in dict.fromkeys((artifact.path.parent, config.build_dir)):
         for path in sorted(folder.glob("*.onnx")):
-            if path != artifact.path and artifacts.read(path).sha256 == artifact.parent:
-                return artifacts.read(path)
+            found = artifacts.read(path) if path != artifact.path else artifact
+            if found.sha256 == artifact.parent:
+                return found
     raise ArtifactError(
         f"{artifact.path} was made from a file that is neither beside it nor in {config.build_dir}: make it again."
     )

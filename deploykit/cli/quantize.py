@@ -119,7 +119,7 @@ def command(
         method = "static"
     registry.scheme(method)  # an unknown method is told before anything is exported
     source = _shared.exported(config, config.model) if artifact is None else _shared.artifact_at(artifact)
-    path = output or source.path.with_suffix(".int8.onnx")
+    path = _target(source, output)
     _shared.require_apart(json_target, source.path, path, manifest_path(path), *filter(None, [calibration]))
     made = quantize_now(
         source,
@@ -157,11 +157,16 @@ def _with_totals(made: Artifact) -> dict[str, Any]:
     return manifest
 
 
+def _target(source: Artifact, output: Path | None) -> Path:
+    """The file that was asked for, else one beside the source."""
+    return output or source.path.with_suffix(".int8.onnx")
+
+
 def quantize_now(source: Artifact, output: Path | None, **options: Any) -> Artifact:
     """Quantize ``source`` to ``output``, or beside the source, with the options of ``deploykit.quantize.quantize``."""
     from deploykit.quantize import quantize
 
-    path = output or source.path.with_suffix(".int8.onnx")
+    path = _target(source, output)
     with _progress.steps(f"quantizing {source.path}") as step:
         return quantize(source, path, progress=step, **options)
 

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from deploykit.errors import QuantizationError
+from deploykit.graphs import exposed
 from deploykit.quantize._weights import LEVELS
 from deploykit.runtime import sentence, session
 
@@ -149,12 +150,8 @@ def _spans(feeds: dict[str, Array], axes: dict[str, int], most: int) -> list[Arr
 
 
 def _exposed(model: onnx.ModelProto, names: list[str]) -> Any:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    there = {info.name for info in copy.graph.output}
-    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in there)
     try:
-        return session(copy.SerializeToString())
+        return session(exposed(model, names).SerializeToString())
     except Exception as error:
         raise QuantizationError(
             f"onnxruntime cannot load the float model for calibration: {sentence(error)}."

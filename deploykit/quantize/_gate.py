@@ -207,6 +207,8 @@ class Gate:
         """``found`` with the weights of as many float nodes as the bounds allow stored as int8, the cheapest first."""
         for node in reversed(found.kept):
             kept = tuple(name for name in found.kept if name != node)
+            if not kept:
+                break  # with all of them stored it was tried before
             better = self._held(apply, exclude, kept, (*found.stored, node), found.ranking, expected)
             found = better or found
         return found

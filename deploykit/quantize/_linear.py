@@ -32,6 +32,16 @@ class Linear:
     beta: float
     y: str
 
+    @property
+    def weight_bytes(self) -> int:
+        """Size in bytes of the float matrix."""
+        return self.matrix.nbytes
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates for one row."""
+        return self.matrix.size
+
 
 def read_matmul(node: onnx.NodeProto, constants: Constants) -> Linear | str:
     """The product with a constant matrix, or the reason why it has to stay in float."""

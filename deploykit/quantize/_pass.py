@@ -20,8 +20,6 @@ from deploykit.quantize._source import check_source, float_row, opset_of, other_
 
 _WEIGHTED = RECURRENT | {"MatMul", "Gemm", "Conv", "ConvTranspose"}
 
-NO_CONV = "convolutions stay in float: int8 costs most of a model's accuracy there"
-
 Found = TypeVar("Found")
 
 
@@ -84,7 +82,7 @@ class Pass(ABC, Generic[Found]):
             # One matrix that several branches use is stored once, outside.
             self.build.share(outer.build)
         self.used = set(uses(scope.graph))
-        self._outer = outer
+        self._root: Pass[Found] = self if outer is None else outer._root
         self._rows: list[CoverageRow] = []
 
     @abstractmethod
@@ -101,14 +99,8 @@ class Pass(ABC, Generic[Found]):
 
     def storing(self) -> Builder:
         """Where float weights are made from stored ones: in the outermost graph, so that no step does it again."""
-        if self._outer is not None:
-            return self._outer.storing_for(self.build.prefix)
-        return self.build
-
-    def storing_for(self, prefix: str) -> Builder:
-        """``storing`` for a graph inside this one."""
-        self.build.prefix = prefix
-        return self.storing()
+        self._root.build.prefix = self.build.prefix
+        return self._root.build
 
     def run(self) -> list[CoverageRow]:
         """Walk, clear away what is dead, and return the rows in graph order."""
@@ -119,10 +111,11 @@ class Pass(ABC, Generic[Found]):
                 nodes.extend(self.build.drain())
             nodes.extend(self._node(node))
         set_nodes(self.graph, nodes)
-        if self._outer is None:
+        outermost = self._root is self
+        if outermost:
             self.graph.initializer.extend(self.build.initializers)
         prune(self.graph)
-        if self._outer is None:
+        if outermost:
             self._rows += other_rows(self.graph, self._rows)
         return self._rows
 

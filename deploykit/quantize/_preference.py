@@ -34,10 +34,13 @@ def why_storage_only(found: Layer | CoupledLstm | Linear, prefer: Preference, in
 
 
 def _not_smaller(found: Layer | CoupledLstm | Linear) -> str | None:
-    size = found.matrix.nbytes if isinstance(found, Linear) else found.weight_bytes
     graph = DIRECTION_GRAPH * len(found.directions) if isinstance(found, Layer) else NODE_GRAPH
     # Stored only, the file is a quarter too, but memory holds float weights.
-    return None if size * 3 // 4 > graph else "the graph around its int8 products is larger than what they save"
+    return (
+        None
+        if found.weight_bytes * 3 // 4 > graph
+        else "the graph around its int8 products is larger than what they save"
+    )
 
 
 def _not_faster(found: Layer | CoupledLstm | Linear, in_a_step: bool) -> str | None:

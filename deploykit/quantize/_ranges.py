@@ -15,7 +15,7 @@ from deploykit.graphs import subgraphs
 from deploykit.quantize._graph import attributes
 from deploykit.types import TensorSpec, ValueRange
 
-#: What hands on (some of) an input's numbers, in which of its inputs, and in which of its outputs.
+#: What hands on the numbers of its first input, or some of them.
 _SAME = frozenset(
     {
         *("Cast", "Clip", "Expand", "Flatten", "Gather", "GatherElements", "Identity", "Reshape", "Slice", "Split"),

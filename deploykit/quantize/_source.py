@@ -128,7 +128,7 @@ def _others(graph: onnx.GraphProto, made: set[str], outside: dict[str, int]) -> 
         if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
             known[node.output[0]] = _float_size(node.attribute[0].t)
         name = name_of(node)
-        ours = name in made or any(name.startswith(f"{one}/int8/") for one in made if "/int8/" in name)
+        ours = name in made or name.rpartition("/int8/")[0] in made
         read = [one for one in node.input if known.get(one)]
         if read and not ours:
             size = sum(known.pop(one) for one in dict.fromkeys(read))

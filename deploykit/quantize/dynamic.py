@@ -120,27 +120,33 @@ class _Pass(Pass[_Found]):
         became, reason = "int8", None
         if isinstance(found, Layer):
             replace_recurrent(self.build, found, DynamicProducts(self._quantize(found.x), self._weights))
-            form, size, macs = recurrent_form(found), found.weight_bytes, found.macs
+            form = recurrent_form(found)
         elif isinstance(found, CoupledLstm):
             replace_coupled(self.build, found)
-            form, size, macs = COUPLED_FORM, found.weight_bytes, found.macs
+            form = COUPLED_FORM
         elif isinstance(found, Linear):
             replace_linear(self.build, found, self._quantize(found.x), self.constants, self._weights)
-            form, size, macs = "MatMulIntegerToFloat", found.matrix.nbytes, found.matrix.size
+            form = "MatMulIntegerToFloat"
         elif isinstance(found, Product):
-            macs = static_size(self.graph, found.right)
             replace_product(self.build, found)
-            form, size = f"integer product of two activations ({found.form})", 0
+            form = f"integer product of two activations ({found.form})"
             reason = CONTEXT_REMARK if found.form == "context" else None
         elif isinstance(found, Weights):
             self.build.nodes.append(with_stored(self.storing(), node, found))
-            became, form, size, macs, reason = "int8-storage", FORM, found.weight_bytes, found.macs, found.reason
+            became, form, reason = "int8-storage", FORM, found.reason
         else:
             replace_gather(self.build, found)
-            became, form, size, macs = "int8-storage", TABLE_FORM, found.table.nbytes, 0
+            became, form = "int8-storage", TABLE_FORM
+        size, macs = self._amount(found)
         coupled = isinstance(found, CoupledLstm)
         preferred = isinstance(found, Weights) and found.by_preference
         return [CoverageRow(name_of(node), node.op_type, became, form, size, macs, coupled, reason or None, preferred)]
+
+    def _amount(self, found: _Found) -> tuple[int, int]:
+        """Bytes of float weights, and multiply-accumulates for one row and time step."""
+        if isinstance(found, Product):
+            return 0, static_size(self.graph, found.right)
+        return (found.table.nbytes, 0) if isinstance(found, Embedding) else (found.weight_bytes, found.macs)
 
     def _quantize(self, value: str) -> QuantizedRows:
         """The quantized rows of a value, computed once however many nodes read it."""

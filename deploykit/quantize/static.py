@@ -22,7 +22,7 @@ from deploykit.quantize import QuantizeOptions, Scheme
 from deploykit.quantize._calibration import scales
 from deploykit.quantize._graph import Builder, is_standard, name_of
 from deploykit.quantize._linear import Linear, read_gather, read_gemm, read_matmul
-from deploykit.quantize._pass import NO_CONV, Pass, Scope, copied
+from deploykit.quantize._pass import Pass, Scope, copied
 from deploykit.quantize._recurrent import Layer
 from deploykit.quantize._recurrent import read as read_recurrent
 from deploykit.quantize._recurrent import replace as replace_recurrent
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 _PROJECTION = "input projection: int8 Gemm in Q/DQ over the whole sequence"
 _RECURRENCE = "recurrence: float Scan (fp16 at best in TensorRT)"
+_NO_CONV = "convolutions stay in float: int8 costs most of a model's accuracy there"
 _NO_TABLE = "a lookup multiplies nothing, and TensorRT has none in int8"
 
 
@@ -137,7 +138,7 @@ class _Pass(Pass[_Found]):
         if node.op_type == "Gather" and not self.constants.is_known(node.output[0]):
             found = read_gather(node, self.constants)
             return found if isinstance(found, str | None) else _NO_TABLE
-        return NO_CONV if node.op_type in ("Conv", "ConvTranspose") else None
+        return _NO_CONV if node.op_type in ("Conv", "ConvTranspose") else None
 
     def replace(self, node: onnx.NodeProto, found: _Found) -> list[CoverageRow]:
         name, kind = name_of(node), node.op_type

@@ -108,6 +108,17 @@ class Net:
         return feeds
 
 
+def with_one_state(net: Net, state: str) -> tuple[onnx.ModelProto, Feeds]:
+    """The net of one LSTM with one of its two initial states alone, ``h0_0`` or ``c0_0``, and its feeds."""
+    model = net.model()
+    node = model.graph.node[0]
+    node.input[:] = [name if name not in {"h0_0", "c0_0"} - {state} else "" for name in node.input]
+    kept = [one for one in model.graph.input if one.name in ("x", state)]
+    del model.graph.input[:]
+    model.graph.input.extend(kept)
+    return model, {name: value for name, value in net.feeds(9, 2).items() if name in ("x", state)}
+
+
 VARIANTS = [("GRU", "1"), ("GRU", "0"), ("LSTM", ""), ("RNN", "Tanh"), ("RNN", "Relu")]
 DIRECTIONS = ["forward", "reverse", "bidirectional"]
 

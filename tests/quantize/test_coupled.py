@@ -18,7 +18,18 @@ from deploykit.errors import QuantizationError
 from deploykit.quantize import QuantizeOptions, Scheme, dynamic_8bit
 from deploykit.quantize._weights import per_output_channel
 from deploykit.quantize.dynamic import SCHEME
-from tests.quantize.graphs import DIRECTIONS, Array, Net, all_ops, floats, run, session, tensor, worst_snr
+from tests.quantize.graphs import (
+    DIRECTIONS,
+    Array,
+    Net,
+    all_ops,
+    floats,
+    run,
+    session,
+    tensor,
+    with_one_state,
+    worst_snr,
+)
 
 COUPLED = "DynamicQuantizeLSTM"
 ALLOWED = QuantizeOptions(allow_coupled=True, prefer="int8")
@@ -169,14 +180,7 @@ def test_outputs_that_are_not_there(direction: str, lengths: bool, outputs: tupl
 
 @pytest.mark.parametrize("state", ["h0_0", "c0_0"])
 def test_an_initial_state_alone_or_a_cell_state_alone(state: str) -> None:
-    net = Net("LSTM", initial=True)
-    model = net.model()
-    node = model.graph.node[0]
-    node.input[:] = [name if name not in {"h0_0", "c0_0"} - {state} else "" for name in node.input]
-    kept = [one for one in model.graph.input if one.name in ("x", state)]
-    del model.graph.input[:]
-    model.graph.input.extend(kept)
-    feeds = {name: value for name, value in net.feeds(9, 2).items() if name in ("x", state)}
+    model, feeds = with_one_state(Net("LSTM", initial=True), state)
     assert worst_snr(model, coupled(model)[0], feeds) > 29
 
 

@@ -27,6 +27,7 @@ from tests.quantize.graphs import (
     run,
     session,
     snr,
+    with_one_state,
     worst_snr,
 )
 
@@ -408,12 +409,5 @@ def test_threads_and_graph_optimizations_change_no_bit(kind: str) -> None:
 
 def test_an_initial_state_alone_or_a_cell_state_alone() -> None:
     for given_state in ("h0_0", "c0_0"):
-        net = Net("LSTM", initial=True)
-        model = net.model()
-        node = model.graph.node[0]
-        node.input[:] = [name if name not in {"h0_0", "c0_0"} - {given_state} else "" for name in node.input]
-        kept = [one for one in model.graph.input if one.name in ("x", given_state)]
-        del model.graph.input[:]
-        model.graph.input.extend(kept)
-        feeds = {name: value for name, value in net.feeds(9, 2).items() if name in ("x", given_state)}
+        model, feeds = with_one_state(Net("LSTM", initial=True), given_state)
         assert worst_snr(model, quantize(model)[0], feeds) > 34
