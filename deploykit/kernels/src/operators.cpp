@@ -1,0 +1,385 @@
+// The operators of the domain ai.deploykit: DynamicQuantizeGRU, DynamicQuantizeLSTM and DynamicQuantizeRNN.
+//
+// They are ONNX's GRU, LSTM and RNN (layout 0, default activations) with int8 weights. Inputs: X [time, batch, input],
+// W int8 [directions, input, gates * hidden], R int8 [directions, hidden, gates * hidden], W_scale and R_scale
+// [directions, gates * hidden], then as ONNX has them, each may be missing: B, sequence_lens, initial_h, initial_c.
+// Weights, scales and B have to be constants: they are packed when the session is made. Outputs Y, Y_h, Y_c.
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <memory>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "layer.hpp"
+#include "onnxruntime_abi.hpp"
+
+#define EXPORTED extern "C" __attribute__((visibility("default")))
+
+namespace deploykit {
+namespace {
+
+using ort::Api;
+
+constexpr int operators_version = 1;
+constexpr const char* domain_name = "ai.deploykit";
+
+enum Input : std::size_t { in_x, in_w, in_r, in_w_scale, in_r_scale, in_bias, in_lengths, in_h, in_c };
+constexpr const char* input_names[] = {"X", "W", "R", "W_scale", "R_scale", "B", "sequence_lens", "initial_h", "initial_c"};
+
+struct Operator : ort::CustomOp {
+  Kind kind;
+  const char* op_name;
+};
+
+// What onnxruntime said, to be handed on to it.
+struct Refused {
+  ort::Status* status;
+};
+
+void check(ort::Status* status) {
+  if (status) throw Refused{status};
+}
+
+struct Wrong : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+std::string told(const std::vector<std::int64_t>& dims) {
+  std::string text = "[";
+  for (std::size_t at = 0; at < dims.size(); ++at) text += (at ? ", " : "") + std::to_string(dims[at]);
+  return text + "]";
+}
+
+// A tensor of the expected type and shape; -1 in ``expected`` stands for any size.
+struct Tensor {
+  const void* data = nullptr;
+  std::vector<std::int64_t> dims;
+  explicit operator bool() const { return data != nullptr || !dims.empty(); }
+  template <class T>
+  const T* as() const {
+    return static_cast<const T*>(data);
+  }
+};
+
+Tensor read(const Api& api, const ort::Value* value, ort::ElementType type, std::vector<std::int64_t> expected,
+            const char* name) {
+  Tensor tensor;
+  ort::ShapeInfo* info = nullptr;
+  check(api.shape(value, &info));
+  struct Release {
+    const Api& api;
+    ort::ShapeInfo* info;
+    ~Release() { api.release(info); }
+  } release{api, info};
+  ort::ElementType found;
+  std::size_t rank = 0;
+  check(api.element_type(info, &found));
+  check(api.rank(info, &rank));
+  tensor.dims.resize(rank);
+  check(api.dims(info, tensor.dims.data(), rank));
+  if (found != type) throw Wrong(std::string(name) + " has the wrong element type");
+  bool fits = rank == expected.size();
+  for (std::size_t at = 0; fits && at < rank; ++at) fits = expected[at] < 0 || expected[at] == tensor.dims[at];
+  if (!fits) {
+    for (auto& size : expected) size = size < 0 ? 0 : size;  // 0 stands for any size in the message
+    throw Wrong(std::string(name) + " has the shape " + told(tensor.dims) + ", not " + told(expected) + " (0: any)");
+  }
+  void* data = nullptr;
+  check(api.data(const_cast<ort::Value*>(value), &data));
+  tensor.data = data;
+  return tensor;
+}
+
+std::string text_attribute(const Api& api, const ort::KernelInfo* info, const char* name, const char* otherwise) {
+  char value[64];
+  std::size_t size = sizeof value;
+  ort::Status* status = api.attribute(info, name, value, &size);
+  if (status) {
+    api.release(status);
+    return otherwise;
+  }
+  return std::string(value, size > 0 ? size - 1 : 0);
+}
+
+std::int64_t int_attribute(const Api& api, const ort::KernelInfo* info, const char* name, std::int64_t otherwise) {
+  std::int64_t value = 0;
+  ort::Status* status = api.attribute(info, name, &value);
+  if (!status) return value;
+  api.release(status);
+  return otherwise;
+}
+
+class Kernel {
+ public:
+  Kernel(const Api& api, const ort::KernelInfo* info, Kind kind) : api_(api), kind_(kind) {
+    const std::string direction = text_attribute(api, info, "direction", "forward");
+    const std::string activation = text_attribute(api, info, "activation", "Tanh");
+    const bool both = direction == "bidirectional";
+    if (!both && direction != "forward" && direction != "reverse") throw Wrong("direction is " + direction);
+    if (activation != "Tanh" && !(activation == "Relu" && kind == Kind::rnn)) {
+      throw Wrong("activation is " + activation);
+    }
+    directions_ = both ? 2 : 1;
+    hidden_ = int_attribute(api, info, "hidden_size", 0);
+    if (hidden_ < 1 || hidden_ > (1 << 24)) throw Wrong("hidden_size is " + std::to_string(hidden_));
+    const std::int64_t width = gates_of(kind) * hidden_;
+    const Tensor w = constant(info, in_w, ort::type_int8, {directions_, -1, width});
+    const Tensor r = constant(info, in_r, ort::type_int8, {directions_, hidden_, width});
+    const Tensor w_scale = constant(info, in_w_scale, ort::type_float, {directions_, width});
+    const Tensor r_scale = constant(info, in_r_scale, ort::type_float, {directions_, width});
+    std::size_t inputs = 0;
+    check(api.input_count(info, &inputs));
+    Tensor bias;
+    if (inputs > in_bias) bias = constant(info, in_bias, ort::type_float, {directions_, 2 * width}, true);
+    input_ = w.dims[1];
+    if (input_ < 1 || input_ > (1 << 24)) throw Wrong("W has " + std::to_string(input_) + " rows");
+    for (const Tensor* matrix : {&w, &r}) {
+      const auto* values = matrix->as<std::int8_t>();
+      const std::int64_t count = directions_ * matrix->dims[1] * width;
+      if (std::memchr(values, 0x80, static_cast<std::size_t>(count))) {
+        throw Wrong("a weight is -128: weights are symmetric, -127 to 127");
+      }
+    }
+    const char* forced = std::getenv("DEPLOYKIT_KERNELS_PATH");
+    const Path* path = choose(forced);
+    if (!path) {
+      throw Wrong(std::string("DEPLOYKIT_KERNELS_PATH is ") + forced + ": this build or this CPU has no such path");
+    }
+    for (std::int64_t at = 0; at < directions_; ++at) {
+      Spec spec;
+      spec.kind = kind;
+      spec.input = input_;
+      spec.hidden = hidden_;
+      spec.linear_before_reset = int_attribute(api, info, "linear_before_reset", 0) != 0;
+      spec.relu = activation == "Relu";
+      spec.reverse = at == 1 || direction == "reverse";
+      packed_.push_back(path->pack(spec, {w.as<std::int8_t>() + at * input_ * width,
+                                          r.as<std::int8_t>() + at * hidden_ * width, w_scale.as<float>() + at * width,
+                                          r_scale.as<float>() + at * width,
+                                          bias ? bias.as<float>() + at * 2 * width : nullptr}));
+    }
+  }
+
+  void compute(ort::KernelContext* context) const {
+    const Tensor x = input(context, in_x, ort::type_float, {-1, -1, input_});
+    if (!x) throw Wrong("X is missing");
+    const std::int64_t steps = x.dims[0], batch = x.dims[1];
+    const Tensor lengths = input(context, in_lengths, ort::type_int32, {batch});
+    const Tensor h = input(context, in_h, ort::type_float, {directions_, batch, hidden_});
+    const Tensor c = kind_ == Kind::lstm ? input(context, in_c, ort::type_float, {directions_, batch, hidden_}) : Tensor();
+    for (std::int64_t row = 0; lengths && row < batch; ++row) {
+      const std::int32_t length = lengths.as<std::int32_t>()[row];
+      if (length < 0 || length > steps) {
+        throw Wrong("sequence_lens holds " + std::to_string(length) + ", and there are " + std::to_string(steps) + " steps");
+      }
+    }
+    float* y = output(context, 0, {steps, directions_, batch, hidden_});
+    float* final_h = output(context, 1, {directions_, batch, hidden_});
+    float* final_c = kind_ == Kind::lstm ? output(context, 2, {directions_, batch, hidden_}) : nullptr;
+    if (batch == 0) return;
+
+    std::vector<std::int64_t> order(static_cast<std::size_t>(batch));
+    for (std::int64_t row = 0; row < batch; ++row) order[static_cast<std::size_t>(row)] = row;
+    if (lengths) {
+      const auto* of = lengths.as<std::int32_t>();
+      std::stable_sort(order.begin(), order.end(), [of](std::int64_t a, std::int64_t b) { return of[a] > of[b]; });
+    }
+    const std::int64_t together = packed_[0]->rows_at_once();
+    const std::int64_t groups = (batch + together - 1) / together;
+    const std::int64_t tasks = groups * directions_;
+    Threads threads(api_, context);
+    Serial serial;
+    std::vector<std::exception_ptr> failed(static_cast<std::size_t>(tasks));
+    const auto task = [&](std::size_t index, Pool& within) {
+      try {
+        const std::int64_t direction = static_cast<std::int64_t>(index) / groups;
+        const std::int64_t group = static_cast<std::int64_t>(index) % groups;
+        const std::int64_t states = direction * batch * hidden_;
+        Run run{};
+        run.steps = steps;
+        run.batch = batch;
+        run.x = x.as<float>();
+        run.lengths = lengths ? lengths.as<std::int32_t>() : nullptr;
+        run.initial_h = h ? h.as<float>() + states : nullptr;
+        run.initial_c = c ? c.as<float>() + states : nullptr;
+        run.y = y ? y + states : nullptr;
+        run.y_step = directions_ * batch * hidden_;
+        run.y_row = hidden_;
+        run.final_h = final_h ? final_h + states : nullptr;
+        run.final_c = final_c ? final_c + states : nullptr;
+        packed_[static_cast<std::size_t>(direction)]->run(run, order.data(), batch * group / groups,
+                                                          batch * (group + 1) / groups, within);
+      } catch (...) {  // an exception must not leave a thread of the session's
+        failed[index] = std::current_exception();
+      }
+    };
+    if (tasks == 1) {
+      task(0, packed_[0]->shares_columns() ? static_cast<Pool&>(threads) : serial);
+    } else if (steps * batch * (input_ + hidden_) * gates_of(kind_) * hidden_ < least_shared) {
+      for (std::int64_t one = 0; one < tasks; ++one) task(static_cast<std::size_t>(one), serial);
+    } else {
+      threads.Pool::each(static_cast<std::size_t>(tasks), [&](std::size_t index) { task(index, serial); });
+    }
+    for (const auto& one : failed) {
+      if (one) std::rethrow_exception(one);
+    }
+  }
+
+ private:
+  // Multiply-accumulates below which waking other threads costs more than they save.
+  static constexpr std::int64_t least_shared = 1 << 21;
+
+  class Threads final : public Pool {
+   public:
+    Threads(const Api& api, const ort::KernelContext* context) : api_(api), context_(context) {}
+    void each(std::size_t count, Task task, void* data) override { check(api_.parallel(context_, task, count, data)); }
+
+   private:
+    const Api& api_;
+    const ort::KernelContext* context_;
+  };
+
+  Tensor constant(const ort::KernelInfo* info, std::size_t index, ort::ElementType type,
+                  std::vector<std::int64_t> expected, bool may_be_missing = false) const {
+    int is_constant = 0;
+    const ort::Value* value = nullptr;
+    check(api_.constant(info, index, &is_constant, &value));
+    if (!is_constant || !value) {
+      if (may_be_missing) return {};
+      throw Wrong(std::string(input_names[index]) + " is no constant of the model");
+    }
+    return read(api_, value, type, std::move(expected), input_names[index]);
+  }
+
+  Tensor input(const ort::KernelContext* context, std::size_t index, ort::ElementType type,
+               std::vector<std::int64_t> expected) const {
+    std::size_t count = 0;
+    check(api_.input_count(context, &count));
+    if (index >= count) return {};
+    const ort::Value* value = nullptr;
+    check(api_.input(context, index, &value));
+    return value ? read(api_, value, type, std::move(expected), input_names[index]) : Tensor();
+  }
+
+  float* output(ort::KernelContext* context, std::size_t index, std::vector<std::int64_t> dims) const {
+    std::size_t count = 0;
+    check(api_.output_count(context, &count));
+    if (index >= count) return nullptr;
+    ort::Value* value = nullptr;
+    check(api_.output(context, index, dims.data(), dims.size(), &value));
+    if (!value) return nullptr;
+    void* data = nullptr;
+    check(api_.data(value, &data));
+    return static_cast<float*>(data);
+  }
+
+  const Api& api_;
+  Kind kind_;
+  std::int64_t directions_ = 1, hidden_ = 0, input_ = 0;
+  std::vector<std::unique_ptr<Direction>> packed_;
+};
+
+const Operator& self(const ort::CustomOp* op) { return *static_cast<const Operator*>(op); }
+
+// Whatever ``work`` throws, as onnxruntime wants it.
+template <class Work>
+ort::Status* guarded(const Api& api, const char* name, Work&& work) noexcept {
+  try {
+    work();
+    return nullptr;
+  } catch (const Refused& refused) {
+    return refused.status;
+  } catch (const Wrong& wrong) {
+    const std::string message = std::string(domain_name) + "." + name + ": " + wrong.what() + ".";
+    return api.create_status(ort::invalid_argument, message.c_str());
+  } catch (const std::bad_alloc&) {
+    return api.create_status(ort::fail, "ai.deploykit: out of memory.");
+  } catch (const std::exception& error) {
+    return api.create_status(ort::fail, error.what());
+  }
+}
+
+struct Held {
+  const Api* api;
+  const char* name;
+  Kernel kernel;
+};
+
+Operator made(Kind kind, const char* name) {
+  Operator op{};
+  op.kind = kind;
+  op.op_name = name;
+  op.version = ort::api_version;
+  op.name = [](const ort::CustomOp* it) { return self(it).op_name; };
+  op.provider = [](const ort::CustomOp*) { return "CPUExecutionProvider"; };
+  op.input_type_count = [](const ort::CustomOp* it) -> std::size_t { return self(it).kind == Kind::lstm ? 9 : 8; };
+  op.input_type = [](const ort::CustomOp*, std::size_t index) {
+    if (index == in_w || index == in_r) return ort::type_int8;
+    return index == in_lengths ? ort::type_int32 : ort::type_float;
+  };
+  op.output_type_count = [](const ort::CustomOp* it) -> std::size_t { return self(it).kind == Kind::lstm ? 3 : 2; };
+  op.output_type = [](const ort::CustomOp*, std::size_t) { return ort::type_float; };
+  op.input_characteristic = [](const ort::CustomOp*, std::size_t index) {
+    return index < in_bias ? ort::required : ort::optional;
+  };
+  op.output_characteristic = [](const ort::CustomOp*, std::size_t) { return ort::optional; };
+  op.input_memory = [](const ort::CustomOp*, std::size_t) { return 0; };
+  for (auto place : {&op.variadic_input_least, &op.variadic_input_alike, &op.variadic_output_least,
+                     &op.variadic_output_alike}) {
+    *place = [](const ort::CustomOp*) { return 0; };
+  }
+  op.create_kernel_status = [](const ort::CustomOp* it, const Api* api, const ort::KernelInfo* info,
+                               void** kernel) -> ort::Status* {
+    return guarded(*api, self(it).op_name, [&] {
+      *kernel = new Held{api, self(it).op_name, Kernel(*api, info, self(it).kind)};
+    });
+  };
+  op.compute_status = [](void* kernel, ort::KernelContext* context) -> ort::Status* {
+    const auto& held = *static_cast<const Held*>(kernel);
+    return guarded(*held.api, held.name, [&] { held.kernel.compute(context); });
+  };
+  op.destroy = [](void* kernel) { delete static_cast<Held*>(kernel); };
+  return op;
+}
+
+}  // namespace
+}  // namespace deploykit
+
+// What onnxruntime calls when the library is registered with a session's options.
+EXPORTED deploykit::ort::Status* RegisterCustomOps(deploykit::ort::SessionOptions* options,
+                                                   const deploykit::ort::ApiBase* base) {
+  using namespace deploykit;
+  static const Operator operators[] = {made(Kind::gru, "DynamicQuantizeGRU"), made(Kind::lstm, "DynamicQuantizeLSTM"),
+                                       made(Kind::rnn, "DynamicQuantizeRNN")};
+  const ort::Api* api = base->get_api(ort::api_version);
+  if (!api) {  // older than 1.16: only the first entries are there, enough to say so
+    api = base->get_api(1);
+    return api ? api->create_status(ort::fail, "the operators of ai.deploykit need onnxruntime 1.16 or newer.") : nullptr;
+  }
+  // One domain for the process: its operators are the same for every session, and sessions outlive their options.
+  static ort::CustomOpDomain* domain = nullptr;
+  static ort::Status* status = [api]() -> ort::Status* {
+    if (ort::Status* failed = api->create_domain(domain_name, &domain)) return failed;
+    for (const Operator& op : operators) {
+      if (ort::Status* failed = api->add_operator(domain, &op)) return failed;
+    }
+    return nullptr;
+  }();
+  return status ? status : api->add_domain(options, domain);
+}
+
+// The version of the operators that this library has: the domain's version in a model's opset imports.
+EXPORTED int deploykit_kernels_version() { return deploykit::operators_version; }
+
+// The name of the path ``index`` of this build, null behind the last; ``runs`` gets whether this CPU has it.
+EXPORTED const char* deploykit_kernels_path(std::size_t index, int* runs) {
+  std::size_t count;
+  const deploykit::Path* all = deploykit::paths(count);
+  if (index >= count) return nullptr;
+  if (runs) *runs = all[index].runs_here() ? 1 : 0;
+  return all[index].name;
+}

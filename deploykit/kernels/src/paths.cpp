@@ -1,0 +1,44 @@
+// Which path runs: the fastest that this CPU has, or the one that was asked for.
+#include <cstring>
+
+#include "layer.hpp"
+
+namespace deploykit {
+
+#if defined(__x86_64__)
+extern const Path avx512vnni_path, avxvnni_path, avx2_path;
+#elif defined(__aarch64__)
+extern const Path neon_path;
+#endif
+extern const Path plain_path;
+
+const Path* paths(std::size_t& count) {
+  static const Path all[] = {
+#if defined(__x86_64__)
+      avx512vnni_path, avxvnni_path, avx2_path,
+#elif defined(__aarch64__)
+      neon_path,
+#endif
+      plain_path,
+  };
+  count = sizeof all / sizeof *all;
+  return all;
+}
+
+const Path* choose(const char* name) {
+  std::size_t count;
+  const Path* all = paths(count);
+  for (std::size_t at = 0; at < count; ++at) {
+    const bool wanted = name == nullptr || *name == '\0' || std::strcmp(name, all[at].name) == 0;
+    if (wanted && all[at].runs_here()) return all + at;
+  }
+  return nullptr;
+}
+
+void* zeroed(std::size_t bytes, std::size_t alignment) {
+  void* memory = ::operator new(bytes > 0 ? bytes : 1, std::align_val_t(alignment));
+  std::memset(memory, 0, bytes);
+  return memory;
+}
+
+}  // namespace deploykit
