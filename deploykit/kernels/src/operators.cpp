@@ -218,7 +218,7 @@ class Kernel {
       }
     };
     if (tasks == 1) {
-      task(0, packed_[0]->shares_columns() ? static_cast<Pool&>(threads) : serial);
+      task(0, threads);
     } else if (steps * batch * (input_ + hidden_) * gates_of(kind_) * hidden_ < least_shared) {
       for (std::int64_t one = 0; one < tasks; ++one) task(static_cast<std::size_t>(one), serial);
     } else {

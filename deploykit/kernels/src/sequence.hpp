@@ -89,7 +89,7 @@ Matrix<Isa> pack(const std::int8_t* source, const float* scale, std::int64_t row
   return to;
 }
 
-// 2^x of a vector within [-bound, bound]; relative error below 1.8e-7, and none at 0. A NaN stays one. What is added
+// 2^x of a vector within [-most_power, most_power]; relative error below 1.8e-7, and none at 0. A NaN stays one. What is added
 // pushes the fraction out of the 24 bits: the sum's lowest bits are the whole power, which goes to the exponent. The
 // polynomial is 2^f's on [-1/2, 1/2] whose largest relative error is smallest, with its constant held at 1.
 template <class Isa>
@@ -107,16 +107,16 @@ INLINE typename Isa::F power_of_two(typename Isa::F x) {
   return Isa::add_exponent(value, pushed);
 }
 
-// Beyond 2^bound sigmoid and tanh are 0 or 1 in float32, and the product of three such powers is finite.
-constexpr float bound = 40.0F;
+// Beyond 2^most_power sigmoid and tanh are 0 or 1 in float32, and the product of three such powers is finite.
+constexpr float most_power = 40.0F;
 constexpr float log2_e = 1.44269504F;
 
-// e^(Factor * x), with its power of two cut to [-bound, bound].
+// e^(Factor * x), with its power of two cut to [-most_power, most_power].
 template <class Isa, int Factor>
 INLINE typename Isa::F exponential(typename Isa::F x) {
   using F = typename Isa::F;
   const F scaled = Isa::mul(x, Isa::set(static_cast<float>(Factor) * log2_e));
-  return power_of_two<Isa>(Isa::max(Isa::set(-bound), Isa::min(Isa::set(bound), scaled)));
+  return power_of_two<Isa>(Isa::max(Isa::set(-most_power), Isa::min(Isa::set(most_power), scaled)));
 }
 
 template <class Isa>
@@ -152,10 +152,6 @@ class Layer final : public Direction {
 
   std::int64_t rows_at_once() const override { return most_rows; }
 
-  bool shares_columns() const override {
-    return static_cast<std::int64_t>(state_.weights.size() + reset_.weights.size()) >= shared_bytes;
-  }
-
   void run(const Run& run, const std::int64_t* order, std::int64_t begin, std::int64_t end, Pool& pool) const override {
     const std::int64_t rows = end - begin;
     if (rows <= 0) return;
@@ -183,7 +179,8 @@ class Layer final : public Direction {
 
  private:
   static constexpr std::int64_t most_rows = 8;
-  static constexpr std::int64_t shared_bytes = 2 << 20;
+  // Multiply-accumulates of one product that are worth waking other threads, and of each one's share; shares at most.
+  static constexpr std::int64_t least_shared = 2 << 20, least_share = 1 << 19, most_shares = 16;
   // Rows of the input that are multiplied together, so that a block of weights is read once for all of them.
   static constexpr std::int64_t projected_rows = 32;
 
@@ -328,13 +325,6 @@ class Layer final : public Direction {
     }
   }
 
-  // ``first`` of a share of the units that starts a block, for share ``index`` of ``shares``.
-  static std::int64_t share_start(const Matrix<Isa>& matrix, std::int64_t index, std::int64_t shares) {
-    if (index >= shares) return matrix.units;
-    const std::int64_t blocks = matrix.units / matrix.wide;
-    return blocks * index / shares * matrix.wide;
-  }
-
   template <int Gates, int Wide, class Use>
   static INLINE void block(const Matrix<Isa>& matrix, const std::uint8_t* rows, std::int64_t stride, std::int64_t count,
                            std::int64_t unit, Use&& use) {
@@ -438,21 +428,26 @@ class Layer final : public Direction {
                     [&](std::int64_t row, std::int64_t unit, const I* sums) { use(row, unit, sums, 1); });
       }
     };
-    shared(input_, pool, part);
+    shared(input_, last, pool, part);
   }
 
+  // Calls ``part`` for the units of a matrix, in shares for several threads where ``rows`` are enough work for that.
   template <class Part>
-  void shared(const Matrix<Isa>& matrix, Pool& pool, Part&& part) const {
-    if (!shares_columns() || matrix.units / matrix.wide < column_shares) {
+  static void shared(const Matrix<Isa>& matrix, std::int64_t rows, Pool& pool, Part&& part) {
+    const std::int64_t blocks = matrix.units / matrix.wide;
+    const std::int64_t work = rows * static_cast<std::int64_t>(matrix.weights.size());
+    const std::int64_t shares = std::min({work / least_share, blocks, most_shares});
+    if (work < least_shared || shares < 2) {
       part(std::int64_t{0}, matrix.units);
       return;
     }
-    pool.each(column_shares, [&](std::size_t index) {
-      const auto at = static_cast<std::int64_t>(index);
-      part(share_start(matrix, at, column_shares), share_start(matrix, at + 1, column_shares));
+    pool.each(static_cast<std::size_t>(shares), [&](std::size_t index) {
+      const auto start = [&](std::int64_t share) {
+        return share == shares ? matrix.units : blocks * share / shares * matrix.wide;
+      };
+      part(start(static_cast<std::int64_t>(index)), start(static_cast<std::int64_t>(index) + 1));
     });
   }
-  static constexpr std::int64_t column_shares = 4;
 
   // ---- one step
 
@@ -460,16 +455,16 @@ class Layer final : public Direction {
     Buffer<std::uint8_t>& next = work.state[1 - work.now];
     switch (spec_.kind) {
       case Kind::lstm:
-        shared(state_, pool, [&](std::int64_t first, std::int64_t last) { lstm(work, rows, share, next, first, last); });
+        shared(state_, rows, pool, [&](std::int64_t first, std::int64_t last) { lstm(work, rows, share, next, first, last); });
         break;
       case Kind::rnn:
-        shared(state_, pool, [&](std::int64_t first, std::int64_t last) { rnn(work, rows, share, next, first, last); });
+        shared(state_, rows, pool, [&](std::int64_t first, std::int64_t last) { rnn(work, rows, share, next, first, last); });
         break;
       case Kind::gru:
         if (two_products_) {
           gru_apart(work, rows, share, next, pool);
         } else {
-          shared(state_, pool, [&](std::int64_t first, std::int64_t last) { gru(work, rows, share, next, first, last); });
+          shared(state_, rows, pool, [&](std::int64_t first, std::int64_t last) { gru(work, rows, share, next, first, last); });
         }
         break;
     }
@@ -539,7 +534,7 @@ class Layer final : public Direction {
   // linear_before_reset = 0: the candidate multiplies the state that the reset gate has scaled.
   void gru_apart(Work& work, std::int64_t rows, const float* share, Buffer<std::uint8_t>& next, Pool& pool) const {
     const std::uint8_t* state = work.state[work.now].data();
-    shared(state_, pool, [&](std::int64_t first, std::int64_t last) {
+    shared(state_, rows, pool, [&](std::int64_t first, std::int64_t last) {
       multiply<2>(state_, state, work.state_stride, rows, first, last,
                   [&](std::int64_t row, std::int64_t unit, const I* sums) INLINE_LAMBDA {
                     const Rowwise at = rowwise(work, share, next, row, unit, 3);
@@ -559,7 +554,7 @@ class Layer final : public Direction {
     }
     // ``next`` holds the rounded product now; the new state's rounded form takes the place of the old one's.
     Buffer<std::uint8_t>& after = work.state[work.now];
-    shared(reset_, pool, [&](std::int64_t first, std::int64_t last) {
+    shared(reset_, rows, pool, [&](std::int64_t first, std::int64_t last) {
       multiply<1>(reset_, next.data(), work.state_stride, rows, first, last,
                   [&](std::int64_t row, std::int64_t unit, const I* sums) INLINE_LAMBDA {
                     const Rowwise at = rowwise(work, share, after, row, unit, 3);
