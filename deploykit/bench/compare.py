@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from deploykit.bench.report import GateResult, Report, Row, Speedup
-from deploykit.bench.table import row_names
+from deploykit.bench.table import row_names, scenario
 
 SCHEMA_VERSION = 1
 #: What differs between any two runs and explains nothing.
@@ -150,6 +150,11 @@ def incomparable(before: Report, after: Report) -> str | None:
     """Why the speed-ups of two reports are against different things; None where the reference is one and the same."""
     if before.model != after.model:
         return f"one is of the model {before.model} and the other of {after.model}, so their speed-ups do not compare."
+    if scenario(before) != scenario(after):
+        return (
+            f"one was timed in the scenario {scenario(before)} and the other in {scenario(after)}, so their speed-ups "
+            "do not compare."
+        )
     old, new = before.rows[0], after.rows[0]
     if (before.reference, old.precision) != (after.reference, new.precision):
         return (

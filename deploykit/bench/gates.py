@@ -14,7 +14,7 @@ from typing import Literal
 
 from deploykit.bench import compare
 from deploykit.bench.report import GateResult, Latency, Report, Row, verdict
-from deploykit.bench.table import row_names
+from deploykit.bench.table import row_names, scenario
 from deploykit.bench.tolerance import metric_drop
 from deploykit.errors import UsageError
 
@@ -79,12 +79,17 @@ def judge(report: Report, gates: Gates) -> Report:
     )
 
 
-def usable_baseline(report: Report, name: str, limit: float) -> Baseline:
-    """A report as the baseline of a gate.
+def usable_baseline(report: Report, name: str, limit: float, timed: str, later: str = "this run") -> Baseline:
+    """A report as the baseline of a gate on ``later``, where the scenario ``timed`` is timed.
 
     Raises:
-        UsageError: it has no row that anything could be held against.
+        UsageError: it is of another scenario, or has no row that anything could be held against.
     """
+    if scenario(report) != timed:
+        raise UsageError(
+            f"{name} was timed in the scenario {scenario(report)} and {later} in {timed}, so one is no baseline for "
+            f"the other: name a report of the scenario {timed}."
+        )
     if not any(row.speedup is not None and not compare.is_reference(report, row) for row in report.rows):
         raise UsageError(
             f"{name} has no speed-up of any row but the reference, so it is no baseline: name the JSON of a "

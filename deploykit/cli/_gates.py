@@ -18,6 +18,7 @@ from deploykit.errors import UnknownNameError, UsageError
 if TYPE_CHECKING:
     from deploykit.bench.gates import Baseline, Gates, MaxLatency, MinSpeedup
     from deploykit.bench.report import GateResult, Report
+    from deploykit.bench.scenario import Scenario
     from deploykit.bench.tolerance import Override, Overrides
 
 DEFAULT_SLOWDOWN = 1.10
@@ -59,8 +60,8 @@ class Asked:
         )
         return Overrides(every, _by_output(self.tolerance))
 
-    def gates(self) -> Gates:
-        """The gates; the baseline is read now, so that a wrong path does not cost a whole run.
+    def gates(self, scenario: Scenario) -> Gates:
+        """The gates on a run of that scenario; the baseline is read now: a wrong path must not cost a whole run.
 
         Raises:
             UsageError: one cannot be read, or means nothing.
@@ -72,7 +73,7 @@ class Asked:
             tuple(map(_max_latency, self.max_latency)),
             tuple(map(_min_speedup, self.min_speedup)),
             _number("--max-metric-drop", self.max_metric_drop),
-            self._baseline(),
+            self._baseline(scenario.name),
         )
 
     def write(self, report: Report) -> None:
@@ -86,7 +87,7 @@ class Asked:
 
             files.write_text(self.csv, to_csv(report))
 
-    def _baseline(self) -> Baseline | None:
+    def _baseline(self, scenario: str) -> Baseline | None:
         limit = slowdown(self.max_slowdown)
         if self.baseline is None:
             if limit is not None:
@@ -95,7 +96,8 @@ class Asked:
         from deploykit.bench.gates import usable_baseline
         from deploykit.bench.report import read
 
-        return usable_baseline(read(self.baseline), str(self.baseline), DEFAULT_SLOWDOWN if limit is None else limit)
+        limit = DEFAULT_SLOWDOWN if limit is None else limit
+        return usable_baseline(read(self.baseline), str(self.baseline), limit, scenario)
 
 
 _TOLERANCE_OPTIONS = (

@@ -55,9 +55,10 @@ def command(
     from deploykit.bench.gates import judge
     from deploykit.bench.report import to_json
 
-    gates = asked.gates()
-    overrides = asked.overrides()
-    settings = Settings(batches=batch, times=times, threads=threads, data=data, metric=metric, overrides=overrides)
+    settings = Settings(
+        batches=batch, times=times, threads=threads, data=data, metric=metric, overrides=asked.overrides()
+    )
+    gates = asked.gates(settings.scenario)
     ref = _shared.model_ref(config, model, described)
     folder = output or config.build_dir
     name = loading.model_name(ref)

@@ -196,7 +196,17 @@ def test_another_environment_is_a_warning() -> None:
 
 def test_a_report_without_speedups_is_no_baseline() -> None:
     with pytest.raises(UsageError, match="no baseline"):
-        usable_baseline(report(replace(ORT, speedup=None)), "old.json", 1.1)
+        usable_baseline(report(replace(ORT, speedup=None)), "old.json", 1.1, "single-stream")
+
+
+def test_a_baseline_of_another_scenario_is_refused_and_never_held_against() -> None:
+    server = report(ORT, settings={"scenario": "server"})
+    with pytest.raises(UsageError, match=r"old\.json was timed in the scenario single-stream and this run in server"):
+        usable_baseline(report(ORT), "old.json", 1.1, "server")
+    assert usable_baseline(server, "old.json", 1.1, "server").report == server
+    gate = against(report(ORT), server).gates[0]
+    assert not gate.passed
+    assert "the scenario single-stream and the other in server" in str(gate.reason)
 
 
 ACCURACY = Settings(latency=False, times=(20,), timeout_s=60)

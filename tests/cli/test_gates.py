@@ -16,6 +16,7 @@ from click.testing import Result
 from deploykit.artifact import ModelRef
 from deploykit.bench.gates import Gates, MinSpeedup, judge
 from deploykit.bench.report import Report, save
+from deploykit.bench.scenario import Scenario
 from deploykit.cli import _bench, _gates
 from deploykit.errors import UsageError
 from tests.bench.samples import BROKEN, GONE, ORT, report
@@ -46,16 +47,14 @@ def project(net: ModelRef, folder: Path) -> Path:
     ],
 )
 def test_a_latency_is_read_with_its_unit(text: str, limit: float, backend: str | None) -> None:
-    gate = asked(max_latency=(text,)).gates().max_latency[0]
+    gate = asked(max_latency=(text,)).gates(Scenario()).max_latency[0]
     assert (gate.stat, gate.backend) == ("p99", backend)
     assert gate.limit_ms == pytest.approx(limit)
 
 
 def test_a_speedup_may_be_for_one_backend() -> None:
-    assert [(gate.limit, gate.backend) for gate in asked(min_speedup=("1.5", "ort:2")).gates().min_speedup] == [
-        (1.5, None),
-        (2.0, "ort"),
-    ]
+    gates = asked(min_speedup=("1.5", "ort:2")).gates(Scenario()).min_speedup
+    assert [(gate.limit, gate.backend) for gate in gates] == [(1.5, None), (2.0, "ort")]
 
 
 @pytest.mark.parametrize(
@@ -79,18 +78,20 @@ def test_a_speedup_may_be_for_one_backend() -> None:
         ("max-slowdown", "1.1", "add --baseline FILE.json"),
         ("baseline", "none.json", "none.json is no bench report"),
         ("baseline", "alone.json", "no baseline"),
+        ("baseline", "offline.json", "offline.json was timed in the scenario offline and this run in single-stream"),
     ],
 )
 def test_what_cannot_be_read_is_one_sentence_before_anything_runs(
     folder: Path, run: Callable[..., Result], option: str, value: str, told: str
 ) -> None:
     save(report(), folder / "alone.json")
+    save(report(ORT, settings={"scenario": "offline"}), folder / "offline.json")
     result = run("bench", f"--{option}={value}")
     assert result.exit_code == (1 if value == "none.json" else 2), result.output
     assert result.stdout == ""
     assert result.stderr.startswith("error: ")
     assert told in result.stderr
-    assert [path.name for path in folder.iterdir()] == ["alone.json"]
+    assert {path.name for path in folder.iterdir()} == {"alone.json", "offline.json"}
 
 
 def test_the_parts_of_a_tolerance() -> None:
