@@ -19,6 +19,8 @@ from deploykit.bench.tolerance import metric_drop
 from deploykit.errors import UsageError
 
 Stat = Literal["p50", "p90", "p95", "p99", "mean"]
+#: Near saturation a percentile varies with the draw of arrivals: a rate says no more than this share of itself.
+_RATE_READS_TO = 0.10
 #: Samples that a percentile needs to be reported at all; see ``stats.percentile``.
 _NEEDED = {"p50": 2, "p90": 10, "p95": 20, "p99": 100}
 
@@ -41,6 +43,14 @@ class MinSpeedup:
 
 
 @dataclass(frozen=True)
+class MinRate:
+    """Requests a second that the server scenario found to hold its bound; for one backend, or all but the reference."""
+
+    limit: float
+    backend: str | None = None
+
+
+@dataclass(frozen=True)
 class Baseline:
     """An earlier report, what it is called, and how many times slower a row may have become since."""
 
@@ -55,6 +65,7 @@ class Gates:
 
     max_latency: tuple[MaxLatency, ...] = ()
     min_speedup: tuple[MinSpeedup, ...] = ()
+    min_rate: tuple[MinRate, ...] = ()
     max_metric_drop: float | None = None
     baseline: Baseline | None = None
 
@@ -130,6 +141,10 @@ def _results(report: Report, gates: Gates) -> Iterator[GateResult]:
         for name, row in _meant(report, speedup.backend):
             yield _speedup(name, row, speedup.limit)
         yield from _nothing_meant(report, "min-speedup", speedup.limit, speedup.backend)
+    for rate in gates.min_rate:
+        for name, row in _meant(report, rate.backend):
+            yield _rate(name, row, rate.limit)
+        yield from _nothing_meant(report, "min-rate", rate.limit, rate.backend)
     if gates.max_metric_drop is not None:
         for name, row in _meant(report, None):
             yield _metric(name, row, gates.max_metric_drop)
@@ -178,6 +193,24 @@ def _speedup(name: str, row: Row, limit: float) -> GateResult:
     told = f"it is {found.median:.3g} times as fast as {found.vs}, and {limit:g} is needed."
     unsure = _straddles(found.low, limit, found.high)
     return _judged("min-speedup", name, limit, found.median, found.median >= limit, told, unsure)
+
+
+def _rate(name: str, row: Row, limit: float) -> GateResult:
+    found = row.server
+    if found is None or found.percentile is None:
+        told = "it failed, so there is no rate." if row.status == "failed" else "this run looked for no highest rate."
+        return _unjudged("min-rate", name, limit, told)
+    unsure = "This is uncertain: the search ended for its time." if found.capped else None
+    if found.rate is None:
+        told = f"no rate that was tried holds {found.percentile} within {found.bound_ms:g} ms, and {limit:g} is needed."
+        return _unjudged("min-rate", name, limit, told if unsure is None else f"{told} {unsure}")
+    passed = found.rate >= limit
+    if abs(found.rate - limit) <= _RATE_READS_TO * limit:
+        unsure = f"This is uncertain: a rate reads to about {_RATE_READS_TO:.0%}."
+    elif passed:  # a search that went on could only have found more
+        unsure = None
+    told = f"it holds {found.percentile} within {found.bound_ms:g} ms up to {found.rate:.4g} requests/s, and {limit:g}"
+    return _judged("min-rate", name, limit, found.rate, passed, f"{told} is needed.", unsure)
 
 
 def _metric(name: str, row: Row, limit: float) -> GateResult:

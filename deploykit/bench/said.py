@@ -24,10 +24,12 @@ def drift(found: Drift) -> str:
 
 def server(found: Server, sizes: str) -> str:
     """The highest rate that held, or what a rate that was given did."""
-    end = " (the search ended for its time)" if found.capped else ""
+    end = ", and the search ended for its time" if found.capped else ""
     count = f"{len(found.tries)} rate{'' if len(found.tries) == 1 else 's'} tried{end}"
     if found.percentile is not None and found.rate is None:
-        return f"at {sizes}, no rate holds {found.percentile} within {found.bound_ms:g} ms: {count}."
+        least = min((one.rate for one in found.tries), default=None)
+        down = "" if least is None else f" down to {least:.3g} requests/s"
+        return f"at {sizes}, no rate{down} holds {found.percentile} within {found.bound_ms:g} ms: {count}."
     told = ", ".join(
         f"{name} {value:.3g} ms"
         for name, value in (("p50", found.p50), ("p90", found.p90), ("p99", found.p99))

@@ -14,7 +14,9 @@ from deploykit.bench.report import (
     OutputError,
     Report,
     Row,
+    Server,
     Speedup,
+    Try,
     verdict,
 )
 from deploykit.bench.tolerance import FLOAT32, INT8
@@ -77,6 +79,18 @@ BROKEN = replace(
     latency_ms=None,
     speedup=None,
     metric=None,
+)
+
+SERVER = Server(
+    rate=200.0,
+    percentile="p99",
+    bound_ms=20.0,
+    found_ms=18.0,
+    p50=5.0,
+    p90=9.0,
+    p99=18.0,
+    requests=400,
+    tries=(Try(400.0, None), Try(210.0, 31.0), Try(200.0, 18.0)),
 )
 
 

@@ -8,13 +8,13 @@ import jsonschema
 import pytest
 
 from deploykit.bench import bench, schema
-from deploykit.bench.gates import Baseline, Gates, MaxLatency, MinSpeedup, judge, usable_baseline
-from deploykit.bench.report import GateResult, MetricResult, Report, read, save, to_json
+from deploykit.bench.gates import Baseline, Gates, MaxLatency, MinRate, MinSpeedup, judge, usable_baseline
+from deploykit.bench.report import GateResult, MetricResult, Report, Server, read, save, to_json
 from deploykit.bench.settings import Settings
 from deploykit.bench.tolerance import Override, Overrides
 from deploykit.errors import UnknownNameError, UsageError
 from tests.bench.fakes import subject
-from tests.bench.samples import BROKEN, ENVIRONMENT, GONE, LATENCY, ORT, QUANTIZED, faster, report
+from tests.bench.samples import BROKEN, ENVIRONMENT, GONE, LATENCY, ORT, QUANTIZED, SERVER, faster, report
 
 
 def results(found: Report, name: str) -> list[GateResult]:
@@ -76,7 +76,7 @@ def test_too_few_samples_do_not_pass_and_say_so() -> None:
 
 
 def test_a_row_that_failed_cannot_be_judged() -> None:
-    found = judge(report(BROKEN), Gates((MaxLatency("p50", 9.0),), (MinSpeedup(1),), 0.1))
+    found = judge(report(BROKEN), Gates((MaxLatency("p50", 9.0),), (MinSpeedup(1),), max_metric_drop=0.1))
     assert [(gate.found, gate.passed) for gate in found.gates] == [(None, False)] * 3
     assert found.rows[1].fault == "error"
 
@@ -96,6 +96,37 @@ def test_a_speedup_is_judged_on_its_median_and_says_where_it_is_uncertain(
     gate = judge(report(faster(ORT, 2.0, low, high)), Gates(min_speedup=(MinSpeedup(limit),))).gates[0]
     assert gate.passed is passed
     assert ("uncertain" in str(gate.reason)) is unsure
+
+
+def rated(server: Server | None, *limits: float) -> list[GateResult]:
+    gates = Gates(min_rate=tuple(map(MinRate, limits)))
+    return list(judge(report(replace(ORT, server=server), settings={"scenario": "server"}), gates).gates)
+
+
+def test_a_rate_is_judged_and_uncertain_within_what_it_reads_to() -> None:
+    found = rated(SERVER, 100, 190, 210, 300)
+    assert [(gate.name, gate.found, gate.passed) for gate in found] == [
+        ("min-rate", 200.0, passed) for passed in (True, True, False, False)
+    ]
+    assert ["uncertain" in str(gate.reason) for gate in found] == [False, True, True, False]
+    assert found[3].reason == "it holds p99 within 20 ms up to 200 requests/s, and 300 is needed."
+
+
+def test_a_search_that_ended_early_makes_only_a_miss_uncertain() -> None:
+    passed, missed = rated(replace(SERVER, capped=True), 100, 300)
+    assert passed.reason is None
+    assert "the search ended for its time" in str(missed.reason)
+
+
+def test_without_a_rate_that_holds_nothing_passes() -> None:
+    (none,) = rated(replace(SERVER, rate=None, found_ms=None), 1)
+    assert (none.found, none.passed) == (None, False)
+    assert none.reason == "no rate that was tried holds p99 within 20 ms, and 1 is needed."
+    for server in (None, replace(SERVER, percentile=None, bound_ms=None)):
+        (none,) = rated(server, 1)
+        assert (none.found, none.passed, none.reason) == (None, False, "this run looked for no highest rate.")
+    found = judge(report(BROKEN), Gates(min_rate=(MinRate(1),)))
+    assert found.gates[0].reason == "it failed, so there is no rate."
 
 
 def test_an_unstable_latency_is_uncertain_only_near_the_limit() -> None:

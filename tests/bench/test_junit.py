@@ -67,7 +67,7 @@ def cases(root: ElementTree.Element, suite: str) -> dict[str, str]:
 
 
 def test_one_suite_for_each_subject_and_one_case_for_each_check() -> None:
-    gates = Gates((MaxLatency("p99", 5.0),), (MinSpeedup(1.0),), 0.001)
+    gates = Gates((MaxLatency("p99", 5.0),), (MinSpeedup(1.0),), max_metric_drop=0.001)
     root = parsed(judge(report(ORT, replace(ORT, batch=2), QUANTIZED, GONE), gates))
     assert cases(root, "ort fp32") == {
         "accuracy at 1×100": "passed",

@@ -14,12 +14,12 @@ import pytest
 from click.testing import Result
 
 from deploykit.artifact import ModelRef
-from deploykit.bench.gates import Gates, MinSpeedup, judge
+from deploykit.bench.gates import Gates, MinRate, MinSpeedup, judge
 from deploykit.bench.report import Report, save
 from deploykit.bench.scenario import Scenario
 from deploykit.cli import _bench, _gates
 from deploykit.errors import UsageError
-from tests.bench.samples import BROKEN, GONE, ORT, report
+from tests.bench.samples import BROKEN, GONE, ORT, SERVER, report
 
 WRONG = replace(ORT, passed=False, fault="answer", reason="its SNR is low.")
 
@@ -115,6 +115,8 @@ GATED = judge(report(ORT), Gates(min_speedup=(MinSpeedup(9),)))
         (report(BROKEN, replace(WRONG, batch=2)), False, 1),
         (report(replace(BROKEN, fault="answer")), False, 3),
         (judge(report(BROKEN), Gates(min_speedup=(MinSpeedup(9),))), False, 1),
+        (judge(report(replace(ORT, server=SERVER)), Gates(min_rate=(MinRate(199),))), False, 0),
+        (judge(report(replace(ORT, server=SERVER)), Gates(min_rate=(MinRate(300),))), False, 3),
     ],
 )
 def test_the_exit_code_says_what_came_of_it(found: Report, named: bool, code: int) -> None:
@@ -140,6 +142,18 @@ def test_the_gate_that_failed_is_named_on_stderr(capsys: pytest.CaptureFixture[s
     assert "gate failed: min-speedup, ort fp32 1×100" in told.out
     assert "gates: 0 of 1 passed" in told.out
     assert told.out.count("and 9 is needed") == 1
+
+
+def test_a_rate_that_was_missed_is_named_everywhere(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    found = judge(report(replace(ORT, server=SERVER)), Gates(min_rate=(MinRate(300, "ort"),)))
+    with click.Context(click.Command("bench")), pytest.raises(click.exceptions.Exit):
+        _bench.finish(found, None, None, asked(junit=tmp_path / "j.xml", csv=tmp_path / "c.csv"))
+    told = capsys.readouterr()
+    assert "error: gate failed: min-rate (ort fp32 1×100: it holds p99 within 20 ms up to 200 requests/s" in told.err
+    assert "gate failed: min-rate, ort fp32 1×100" in told.out
+    (failure,) = ElementTree.parse(tmp_path / "j.xml").getroot().findall("testsuite/testcase[failure]")
+    assert failure.get("name") == "min-rate at 1×100"
+    assert "gate min-rate" in (tmp_path / "c.csv").read_text(encoding="utf-8")
 
 
 def test_a_whole_run_with_gates_and_files_and_a_baseline(project: Path, run: Callable[..., Result]) -> None:

@@ -43,6 +43,10 @@ def test_a_bound_that_cannot_be_read(text: str) -> None:
     [
         (("--scenario", "server"), "--rate 50"),
         (("--rate", "50"), "add --scenario server"),
+        (("--min-rate", "50"), "add --scenario server --bound p99=20ms."),
+        (("--scenario", "server", "--rate", "9", "--min-rate", "9"), "--bound p99=20ms, and leave out --rate."),
+        (("--scenario", "server", "--bound", "p99=9ms", "--min-rate", "0"), "--min-rate '0' is no number above 0"),
+        (("--scenario", "server", "--bound", "p99=9ms", "--min-rate", "orr:1"), "did you mean 'ort'"),
         (("--scenario", "server", "--bound", "p98=1ms"), "percentile in --bound"),
     ],
 )
