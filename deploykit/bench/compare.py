@@ -7,6 +7,7 @@ therefore the earlier speed-up over the later one, and the milliseconds are info
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -51,7 +52,7 @@ class Change:
 class Slowdown:
     """How many times slower, against the reference, the later run is; below 1 it became faster.
 
-    ``low`` and ``high`` hold the two intervals' ends against each other, so they are wider than a 95 % interval.
+    ``low`` and ``high``: the 95 % interval, from the two speed-ups' own, which know nothing of each other.
     """
 
     median: float
@@ -174,9 +175,21 @@ def slowdown(before: Row, after: Row) -> Slowdown | None:
     old, new = before.speedup, after.speedup
     if old is None or new is None or not new.median:
         return None
-    low = None if old.low is None or not new.high else old.low / new.high
-    high = None if old.high is None or not new.low else old.high / new.low
-    return Slowdown(old.median / new.median, low, high)
+    ratio = old.median / new.median
+    below = _apart(old.low, old.median, new.median, new.high)
+    above = _apart(old.median, old.high, new.low, new.median)
+    return Slowdown(ratio, None if below is None else ratio / below, None if above is None else ratio * above)
+
+
+def _apart(*ends: float | None) -> float | None:
+    """How far an end of a ratio lies from its middle, as a factor: two independent errors add up by their squares.
+
+    ``ends`` are the nearer and the farther end of what may lie between, twice; None where one is not known or is 0.
+    """
+    low, high, other_low, other_high = ends
+    if not low or not high or not other_low or not other_high:
+        return None
+    return math.exp(math.hypot(math.log(high / low), math.log(other_high / other_low)))
 
 
 def environment_changes(before: Report, after: Report) -> tuple[Change, ...]:

@@ -144,7 +144,8 @@ _LATENCY_OPTIONS = (
     click.option(
         "--max-slowdown",
         metavar="X",
-        help=f"How many times slower than in --baseline is allowed; default: {DEFAULT_SLOWDOWN:.2f}.",
+        help=f"How many times slower than in --baseline is allowed, beyond what noise explains; "
+        f"default: {DEFAULT_SLOWDOWN:.2f}.",
     ),
 )
 _RATE_OPTION = click.option(

@@ -30,7 +30,11 @@ is given and a row of BEFORE is slower than that in AFTER, or missing there.""",
 )
 @click.argument("before", type=click.Path(path_type=Path))
 @click.argument("after", type=click.Path(path_type=Path))
-@click.option("--max-slowdown", metavar="X", help="How many times slower, against the reference, is allowed.")
+@click.option(
+    "--max-slowdown",
+    metavar="X",
+    help="How many times slower, against the reference, is allowed, beyond what noise explains.",
+)
 @_shared.json_option
 def command(before: Path, after: Path, max_slowdown: str | None, json_target: str | None) -> None:
     from deploykit.bench.compare import compare, to_json

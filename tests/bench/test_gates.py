@@ -9,7 +9,7 @@ import pytest
 
 from deploykit.bench import bench, schema
 from deploykit.bench.gates import Baseline, Gates, MaxLatency, MinRate, MinSpeedup, judge, usable_baseline
-from deploykit.bench.report import GateResult, MetricResult, Report, Server, read, save, to_json
+from deploykit.bench.report import GateResult, MetricResult, Report, Server, Speedup, read, save, to_json
 from deploykit.bench.settings import Settings
 from deploykit.bench.tolerance import Override, Overrides
 from deploykit.errors import UnknownNameError, UsageError
@@ -175,10 +175,30 @@ def test_a_row_slower_than_in_the_baseline_does_not_pass() -> None:
     assert found.rows[1].fault == "gate"
 
 
-def test_a_slowdown_whose_interval_holds_the_limit_is_uncertain() -> None:
-    found = against(report(faster(ORT, 2.0, 1.8, 2.2)), report(faster(ORT, 1.9, 1.7, 2.1)))
-    assert found.passed
-    assert "uncertain" in str(found.gates[0].reason)
+@pytest.mark.parametrize(
+    ("median", "width", "passed", "unsure"),
+    [
+        (1.95, 0.01, True, False),
+        (1.9, 0.1, True, True),
+        (1.7, 0.15, True, True),  # 1.18 times slower, which noise explains
+        (1.7, 0.01, False, False),
+        (1.2, 0.15, False, False),
+    ],
+)
+def test_a_slowdown_that_noise_explains_passes_and_says_that_it_is_uncertain(
+    median: float, width: float, passed: bool, unsure: bool
+) -> None:
+    old, new = (faster(ORT, value, value * (1 - width), value * (1 + width)) for value in (2.0, median))
+    found = against(report(old), report(new))
+    assert found.passed is passed
+    assert ("uncertain" in str(found.gates[0].reason)) is unsure
+
+
+def test_without_an_interval_a_slowdown_is_judged_on_its_median() -> None:
+    alone = replace(ORT, speedup=Speedup("torch", 1.5, None, None))
+    found = against(report(faster(ORT, 2.0, 1.0, 4.0)), report(alone))
+    assert not found.passed
+    assert "one round gives no interval" in str(found.gates[0].reason)
 
 
 def test_a_row_missing_or_unavailable_or_failed_now_does_not_pass() -> None:
