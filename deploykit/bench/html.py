@@ -28,6 +28,7 @@ def render(report: Report) -> str:
         facts=facts,
         groups=_view.groups(report),
         notes=_view.notes(report),
+        gates=_view.gates(report),
         figures=_figures.figures(report),
         covered=[
             (name, row, list(zip(coverage.rows, Coverage(coverage.rows).shares(), strict=True)))
