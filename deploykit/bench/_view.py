@@ -333,8 +333,17 @@ def _process(row: Row) -> tuple[Cell, ...]:
 
 def _words(name: str) -> str:
     known = {"cpu": "CPU", "cpu_flags": "CPU flags", "os": "OS", "git": "Repository", "memory_bytes": "Memory"}
-    known |= {"latency": "Latency timed", "seconds": "Seconds per row"}
+    known |= {
+        "latency": "Latency timed",
+        "seconds": "Seconds per row",
+        "gpus": "GPUs",
+        "gpu_state": "GPUs after timing",
+    }
     return known.get(name) or name.replace("_", " ").capitalize()
+
+
+def _short(value: Any) -> str:
+    return DASH if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _value(name: str, value: Any) -> str:
@@ -346,7 +355,7 @@ def _value(name: str, value: Any) -> str:
     if name == "git" and isinstance(value, Mapping):
         return f"{str(value.get('commit'))[:12]}{', with changes' if value.get('dirty') else ''}"
     if isinstance(value, Mapping):
-        return ", ".join(f"{one} {told}" for one, told in value.items()) or DASH
+        return ", ".join(f"{one} {_short(told)}" for one, told in value.items()) or DASH
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return ", ".join(map(str, value)) or DASH
+        return ", ".join(_value("", part) if isinstance(part, Mapping) else str(part) for part in value) or DASH
     return str(value)

@@ -8,7 +8,7 @@ therefore the earlier speed-up over the later one, and the milliseconds are info
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -20,7 +20,7 @@ from deploykit.bench.table import row_names, scenario
 
 SCHEMA_VERSION = 1
 #: What differs between any two runs and explains nothing.
-_RESTLESS = ("load_average",)
+_RESTLESS = ("load_average", "gpu_state")
 #: What may change a speed-up; the rest of the environment (git, memory) is told and does not warn.
 _SPEED = (
     "cpu",
@@ -35,6 +35,7 @@ _SPEED = (
     "threads",
     "spinning",
     "denormals",
+    "gpus",
 )
 _Key = tuple[Any, ...]
 
@@ -195,7 +196,7 @@ def _apart(*ends: float | None) -> float | None:
 def environment_changes(before: Report, after: Report) -> tuple[Change, ...]:
     """What differs in machine, software and git state, besides what always does."""
     changes = _changes(before.environment, after.environment)
-    return tuple(change for change in changes if change.name not in _RESTLESS)
+    return tuple(change for change in changes if change.name.partition(".")[0] not in _RESTLESS)
 
 
 def speed_changes(before: Report, after: Report) -> tuple[Change, ...]:
@@ -215,6 +216,8 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in values.items():
         if isinstance(value, Mapping):
             flat.update({f"{name}.{inner}": found for inner, found in value.items()})
+        elif isinstance(value, Sequence) and any(isinstance(part, Mapping) for part in value):
+            flat.update(_flat({f"{name}.{number}": part for number, part in enumerate(value)}))
         else:
             flat[name] = list(value) if isinstance(value, tuple) else value
     return flat
