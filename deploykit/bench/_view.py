@@ -66,7 +66,7 @@ def verdict_words(report: Report) -> str:
         said += f"Did not run to the end: {', '.join(name for name in bad if name in failed)}. " if failed else ""
     else:
         said = f"{many} lies within its tolerance of {report.reference}. " if ran else "Nothing ran. "
-    said += f"Missed its gate: {', '.join(missed)}. " if missed else ""
+    said += f"Gates missed: {', '.join(missed)}. " if missed else ""
     return said + (f"Not available here: {', '.join(gone)}." if gone else "")
 
 

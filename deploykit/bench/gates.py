@@ -203,16 +203,17 @@ def _rate(name: str, row: Row, limit: float) -> GateResult:
         told = "it failed, so there is no rate." if row.status == "failed" else "this run looked for no highest rate."
         return _unjudged("min-rate", name, limit, told)
     unsure = "This is uncertain: the search ended for its time." if found.capped else None
+    needed = f"{limit:,.10g} are needed."
     if found.rate is None:
-        told = f"no rate that was tried holds {found.percentile} within {found.bound_ms:g} ms, and {limit:g} is needed."
+        told = f"no rate that was tried holds {found.percentile} within {found.bound_ms:g} ms, and {needed}"
         return _unjudged("min-rate", name, limit, told if unsure is None else f"{told} {unsure}")
     passed = found.rate >= limit
     if abs(found.rate - limit) <= _RATE_READS_TO * limit:
         unsure = f"This is uncertain: a rate reads to about {_RATE_READS_TO:.0%}."
     elif passed:  # a search that went on could only have found more
         unsure = None
-    told = f"it holds {found.percentile} within {found.bound_ms:g} ms up to {found.rate:.4g} requests/s, and {limit:g}"
-    return _judged("min-rate", name, limit, found.rate, passed, f"{told} is needed.", unsure)
+    told = f"it holds {found.percentile} within {found.bound_ms:g} ms up to {found.rate:,.4g} requests/s, and {needed}"
+    return _judged("min-rate", name, limit, found.rate, passed, told, unsure)
 
 
 def _metric(name: str, row: Row, limit: float) -> GateResult:

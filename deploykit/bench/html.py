@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from deploykit.bench import _figures, _view
 from deploykit.bench.report import Report
+from deploykit.bench.table import scenario
 from deploykit.coverage import Coverage
 from deploykit.files import write_text
 
@@ -23,6 +24,7 @@ def render(report: Report) -> str:
     settings = {name: value for name, value in report.settings.items() if name != "command"}
     return _template().render(
         report=report,
+        scenario=scenario(report),
         verdict=_view.verdict_words(report),
         facts_title=title,
         facts=facts,

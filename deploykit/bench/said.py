@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from deploykit.bench.report import Drift, Row, Server
+from deploykit.bench.report import Drift, Latency, Row, Server
 
 #: The scenario of a report of before, or that does not say.
 SINGLE = "single-stream"
@@ -22,14 +22,18 @@ def drift(found: Drift) -> str:
     )
 
 
-def server(found: Server, sizes: str) -> str:
-    """The highest rate that held, or what a rate that was given did."""
+def server(found: Server, sizes: str, alone: Latency | None = None) -> str:
+    """The highest rate that held, or what a rate that was given did; ``alone`` is the latency without any queue."""
     end = ", and the search ended for its time" if found.capped else ""
     count = f"{len(found.tries)} rate{'' if len(found.tries) == 1 else 's'} tried{end}"
     if found.percentile is not None and found.rate is None:
         least = min((one.rate for one in found.tries), default=None)
         down = "" if least is None else f" down to {least:.3g} requests/s"
-        return f"at {sizes}, no rate{down} holds {found.percentile} within {found.bound_ms:g} ms: {count}."
+        told = f"at {sizes}, no rate{down} holds {found.percentile} within {found.bound_ms:g} ms: {count}"
+        served: float | None = getattr(alone, found.percentile, None)
+        if served is None or found.bound_ms is None or served <= found.bound_ms:
+            return f"{told}."
+        return f"{told}; {served:.3g} ms is its {found.percentile} without any queue."
     told = ", ".join(
         f"{name} {value:.3g} ms"
         for name, value in (("p50", found.p50), ("p90", found.p90), ("p99", found.p99))

@@ -109,7 +109,7 @@ def test_a_rate_is_judged_and_uncertain_within_what_it_reads_to() -> None:
         ("min-rate", 200.0, passed) for passed in (True, True, False, False)
     ]
     assert ["uncertain" in str(gate.reason) for gate in found] == [False, True, True, False]
-    assert found[3].reason == "it holds p99 within 20 ms up to 200 requests/s, and 300 is needed."
+    assert found[3].reason == "it holds p99 within 20 ms up to 200 requests/s, and 300 are needed."
 
 
 def test_a_search_that_ended_early_makes_only_a_miss_uncertain() -> None:
@@ -121,7 +121,7 @@ def test_a_search_that_ended_early_makes_only_a_miss_uncertain() -> None:
 def test_without_a_rate_that_holds_nothing_passes() -> None:
     (none,) = rated(replace(SERVER, rate=None, found_ms=None), 1)
     assert (none.found, none.passed) == (None, False)
-    assert none.reason == "no rate that was tried holds p99 within 20 ms, and 1 is needed."
+    assert none.reason == "no rate that was tried holds p99 within 20 ms, and 1 are needed."
     for server in (None, replace(SERVER, percentile=None, bound_ms=None)):
         (none,) = rated(server, 1)
         assert (none.found, none.passed, none.reason) == (None, False, "this run looked for no highest rate.")

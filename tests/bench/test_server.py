@@ -13,6 +13,7 @@ import pytest
 from deploykit.bench import Settings, bench, load, said, schema, server, stages, to_json
 from deploykit.bench.scenario import Bound, Scenario
 from tests.bench.fakes import subject
+from tests.bench.samples import LATENCY
 
 
 class Queue:
@@ -55,6 +56,9 @@ def test_a_bound_below_the_service_time_is_held_by_nothing() -> None:
     assert said.server(found, "1×1") == (
         "at 1×1, no rate down to 31.2 requests/s holds p50 within 0.1 ms: 6 rates tried."
     )
+    assert said.server(found, "1×1", replace(LATENCY, p50=0.05)).endswith("6 rates tried.")
+    slow = said.server(found, "1×1", replace(LATENCY, p50=0.5))
+    assert slow.endswith("6 rates tried; 0.5 ms is its p50 without any queue.")
 
 
 def test_the_search_ends_with_its_time_and_says_so() -> None:
