@@ -257,7 +257,9 @@ def _requests(found: Server | None) -> tuple[str, str]:
         return DASH, ""
     if found.percentile is not None:
         return _plain(found.rate), f"{found.percentile} within {found.bound_ms:g} ms"
-    return _plain(found.rate), "its queue ran away" if found.p50 is None else f"p99 {_plain(found.p99)} ms"
+    if found.p50 is None:
+        return DASH, f"its queue ran away at {_plain(found.rate)}"
+    return _plain(found.rate), "" if found.p99 is None else f"p99 {_plain(found.p99)} ms"
 
 
 def _plain(value: float | None) -> str:

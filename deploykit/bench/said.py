@@ -45,9 +45,14 @@ def server(found: Server, sizes: str, alone: Latency | None = None) -> str:
             f"{told} over {found.requests:,} requests; {count}."
         )
     if found.p50 is None:
-        return f"at {sizes}, {found.rate:.4g} requests/s are too many: its queue ran away."
+        return f"at {sizes}, {found.rate:,.10g} requests/s are too many: its queue ran away."
     few = ", as no more arrive within the time that a try may last" if found.capped else ""
     return f"at {sizes}, {told} at {found.rate:.4g} requests/s, over {found.requests:,} requests{few}."
+
+
+def served(found: Server) -> float | None:
+    """The requests a second that it kept up with; None where its queue ran away, or no rate holds the bound."""
+    return None if found.p50 is None else found.rate
 
 
 def best(rows: Sequence[Row]) -> Iterator[str]:

@@ -115,7 +115,7 @@ def _cells(row: Row, timed: str) -> dict[str, str]:
     if timed == "offline":
         further["rows/s"] = _rate(sentences.throughput(row) or None)
     if timed == "server":
-        further["req/s"] = _rate(None if row.server is None else row.server.rate)
+        further["req/s"] = _rate(None if row.server is None else sentences.served(row.server))
     return {
         "B×T": sizes(row),
         "p50 ms": number(row.latency_ms.p50 if row.latency_ms else None),

@@ -167,7 +167,7 @@ def test_a_server_has_its_rate_beside_the_bound() -> None:
     found = words(SERVER, replace(given, rate=123.0), replace(given, rate=77.0, p50=None, p99=None))
     assert found[found.index("200") + 1] == "p99 within 20 ms"
     assert found[found.index("123") + 1] == "p99 18 ms"
-    assert found[found.index("77") + 1] == "its queue ran away"
+    assert "its queue ran away at 77" in found
     assert "deploykit bench, server, against torch" in found
     assert "Requests/s" not in Page(html.render(report(REFERENCE, INT8))).words
 

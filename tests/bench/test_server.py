@@ -83,6 +83,8 @@ def test_a_rate_that_is_too_high_runs_away() -> None:
     found = server.at_rate(Queue(100.0), 100.0, seed=1)
     assert (found.p50, found.p99) == (None, None)
     assert said.server(found, "1×1") == "at 1×1, 100 requests/s are too many: its queue ran away."
+    assert said.served(found) is None
+    assert said.served(replace(found, p50=2.0)) == 100
 
 
 def test_a_rate_so_low_that_few_arrive() -> None:
