@@ -35,9 +35,9 @@ const Path* choose(const char* name) {
   return nullptr;
 }
 
-void* zeroed(std::size_t bytes, std::size_t alignment) {
+void* allocate(std::size_t bytes, std::size_t zeroed) {
   void* memory = ::operator new(bytes > 0 ? bytes : 1, std::align_val_t(alignment));
-  std::memset(memory, 0, bytes);
+  std::memset(memory, 0, zeroed);
   return memory;
 }
 
