@@ -75,10 +75,9 @@ exec {compiler} "$@"
 """
 
 
-@pytest.fixture
-def sources(tmp_path: Path) -> Path:
-    folder = tmp_path / "src"
-    folder.mkdir()
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sources")
     for name in ("layer.hpp", "paths.cpp"):
         shutil.copy(building.SOURCES / name, folder)
     (folder / "operators.cpp").write_text(OPERATORS)
@@ -130,7 +129,7 @@ def told(library: Path) -> dict[str, bool]:
 
 
 def visible(file: Path, *options: str) -> set[str]:
-    command = ["nm", "--extern-only", "--defined-only", *options, file]
+    command = ["nm", "--extern-only", "--defined-only", *options, str(file)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return {line.split()[-1] for line in done.stdout.splitlines()}
 
@@ -143,8 +142,12 @@ def native(library: Path, sources: Path, *compiler: str) -> Built:
 
 
 @needs_compiler
-def test_no_path_runs_code_that_was_compiled_for_another_cpu(tmp_path: Path, sources: Path) -> None:
+def test_no_path_runs_code_that_was_compiled_for_another_cpu_and_three_functions_are_exported(
+    tmp_path: Path, sources: Path
+) -> None:
     built = native(tmp_path / "lib.so", sources)
+    assert list(tmp_path.iterdir()) == [built.library]
+    assert visible(built.library, "-D") == {"RegisterCustomOps", "deploykit_kernels_version", "deploykit_kernels_path"}
     assert told(built.library) == {**dict.fromkeys(built.paths, True), "plain": True}
     assert "avx2" in built.paths
 
@@ -158,18 +161,12 @@ def test_without_being_kept_apart_they_would(tmp_path: Path, sources: Path, monk
 
 @needs_compiler
 def test_a_path_shows_one_symbol(tmp_path: Path, sources: Path) -> None:
-    native(tmp_path / "lib.so", sources)
     tools = Tools((COMPILER or "c++",))
+    if not tools.run("-dumpmachine").startswith("x86_64"):
+        pytest.skip("the paths of these sources are those of x86-64")
     made = building._path_object(tools, sources, tmp_path, "avx2", building.CPU_FLAGS["x86_64"]["avx2"])
     assert visible(tmp_path / "avx2.o") > {building.symbol("avx2")}, "what the compiler made shows more"
     assert visible(made) == {building.symbol("avx2")}
-
-
-@needs_compiler
-def test_the_library_exports_its_three_functions_alone(tmp_path: Path, sources: Path) -> None:
-    built = native(tmp_path / "lib.so", sources)
-    assert visible(built.library, "-D") == {"RegisterCustomOps", "deploykit_kernels_version", "deploykit_kernels_path"}
-    assert list(tmp_path.glob("*.so")) == [built.library]
 
 
 @needs_compiler
@@ -205,12 +202,14 @@ def test_the_build_says_which_paths_there_are(tmp_path: Path, fake: Callable[...
 
 
 def test_the_machine_is_the_compilers(tmp_path: Path, sources: Path, fake: Callable[..., Tools]) -> None:
-    (sources / "neon.cpp").touch()
-    built = build(tmp_path / "lib.so", fake(machine="aarch64"), sources)
+    own = tmp_path / "src"
+    shutil.copytree(sources, own)
+    (own / "neon.cpp").touch()
+    built = build(tmp_path / "lib.so", fake(machine="aarch64"), own)
     assert (built.machine, built.paths) == ("aarch64", ("neon",))
     assert "-march=armv8.2-a+dotprod" in compiling(tmp_path, "neon")
     (tmp_path / "log").unlink()
-    assert build(tmp_path / "lib.so", fake(machine="riscv64"), sources).paths == ()
+    assert build(tmp_path / "lib.so", fake(machine="riscv64"), own).paths == ()
     assert not any("-DDEPLOYKIT" in word for words in calls(tmp_path) for word in words)
 
 
