@@ -130,11 +130,6 @@ INLINE void block(const Matrix<Isa>& matrix, const std::uint8_t* rows, std::int6
       for (int at = 0; at < Wide; at += part) tile<Gates, part, width, tall>(matrix, at, rows, stride, row, unit, use);
     }
   }
-  if constexpr (tall > 3) {
-    for (; row + 2 <= count; row += 2) {
-      for (int at = 0; at < Wide; at += part) tile<Gates, part, width, 2>(matrix, at, rows, stride, row, unit, use);
-    }
-  }
   for (; row < count; ++row) tile<Gates, Wide, width, 1>(matrix, 0, rows, stride, row, unit, use);
 }
 
