@@ -70,7 +70,7 @@ class Reference {
   static Value sigmoid(Value x) { return {1 / (1 + std::exp(-x.is)), 0.25 * x.error + 4e-7}; }
   static Value tanh(Value x) { return {std::tanh(x.is), x.error + 4e-7}; }
 
-  int gate(int which) const { return swapped_ && which < 2 ? 1 - which : which; }
+  int gate(int which) const { return swapped_ && which < 2 && net_.spec.kind != Kind::rnn ? 1 - which : which; }
 
   void compare(float found, Value expected, const char* what, std::int64_t row, std::int64_t step) {
     const double error = std::fabs(static_cast<double>(found) - expected.is);
