@@ -20,8 +20,8 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 SOURCES = ROOT / "deploykit" / "kernels" / "src"
 EMULATED = ("-I", str(HERE / "emulated"), "-mavx2", "-mfma")
-#: The first mistake ends the program.
-ADDRESS = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+#: The first mistake ends the program. Without optimization: GCC takes minutes to optimize what it has instrumented.
+ADDRESS = ("-O0", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 THREAD = ("-O1", "-g", "-fsanitize=thread")
 ARM_COMPILER, ARM_EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64-static"
 
