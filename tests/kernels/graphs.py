@@ -44,7 +44,7 @@ class Layer:
     linear_before_reset: int = 0
     bias: bool = True
     seed: int = 0
-    #: Constants or attributes that a test wants otherwise; None leaves one out.
+    #: Constants or attributes that a test wants otherwise; None: an input of the model, or no such attribute.
     changed: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -96,7 +96,8 @@ class Layer:
         if self.kind == "RNN":
             attributes["activation"] = self.activation
         attributes |= {name: value for name, value in self.changed.items() if name not in INPUTS}
-        names = [name if name in self.constants or name in ("X", *given) else "" for name in self.inputs]
+        fed = {"X", *given, *(name for name, value in self.changed.items() if value is None)}
+        names = [name if name in self.constants or name in fed else "" for name in self.inputs]
         return self._session(f"DynamicQuantize{self.kind}", DOMAIN, attributes, names, self.constants, outputs, threads)
 
     def float_session(self, *given: str) -> ort.InferenceSession:
