@@ -89,7 +89,7 @@ def compiler() -> tuple[str, ...]:
 
 
 def core(machine: str) -> list[Source]:
-    """All of the kernels for one kind of machine, but what knows of onnxruntime, in the order that setup.py links in."""
+    """The kernels for one kind of machine, but what knows of onnxruntime, in the order that setup.py links in."""
     own = setup_constant("CPU_FLAGS").get(machine, {})
     base = [Source(SOURCES / name) for name in setup_constant("BASE") if name != "operators.cpp"]
     return base + [Source(SOURCES / name, flags) for name, flags in own.items()]
@@ -101,7 +101,7 @@ OPERATORS = Source(SOURCES / "operators.cpp")
 
 
 def sanitized(builder: Builder, plain: Builder, sources: Sequence[Source], *flags: str) -> Path:
-    """A program of ``sources`` and the core, of which what this CPU cannot run is not worth a sanitizer's long build."""
+    """A program of ``sources`` and the core; what this CPU cannot run is not worth a sanitizer's long build."""
     runs = [source for source in core(platform.machine()) if "vnni" not in source.path.stem]
     rest = [plain.object(source) for source in core(platform.machine()) if source not in runs]
     return builder.program([*sources, *runs], *flags, objects=rest)

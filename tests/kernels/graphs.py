@@ -65,7 +65,7 @@ class Layer:
         width = GATES[self.kind] * self.hidden
 
         def scale(rows: int) -> Floats:
-            return (random.uniform(0.3, 1.0, (self.directions, width)) / (73 * rows**0.5)).astype(np.float32)
+            return np.asarray(random.uniform(0.3, 1.0, (self.directions, width)) / (73 * rows**0.5), np.float32)
 
         found: Arrays = {
             "W": random.integers(-127, 128, (self.directions, self.input, width)).astype(np.int8),
@@ -76,7 +76,9 @@ class Layer:
         }
         if not self.bias:
             del found["B"]
-        return {name: value for name, value in {**found, **self.changed}.items() if name in INPUTS and value is not None}
+        return {
+            name: value for name, value in {**found, **self.changed}.items() if name in INPUTS and value is not None
+        }
 
     def feeds(self, steps: int, batch: int, *given: str, seed: int = 1) -> Arrays:
         """X, and those of the optional inputs that are ``given``."""
@@ -84,8 +86,16 @@ class Layer:
         state = (self.directions, batch, self.hidden)
         return {
             "X": random.normal(size=(steps, batch, self.input)).astype(np.float32),
-            **({"sequence_lens": random.integers(0, steps + 1, batch).astype(np.int32)} if "sequence_lens" in given else {}),
-            **{name: random.uniform(-0.9, 0.9, state).astype(np.float32) for name in given if name.startswith("initial")},
+            **(
+                {"sequence_lens": random.integers(0, steps + 1, batch).astype(np.int32)}
+                if "sequence_lens" in given
+                else {}
+            ),
+            **{
+                name: random.uniform(-0.9, 0.9, state).astype(np.float32)
+                for name in given
+                if name.startswith("initial")
+            },
         }
 
     def session(self, *given: str, outputs: tuple[str, ...] | None = None, threads: int = 1) -> ort.InferenceSession:

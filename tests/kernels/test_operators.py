@@ -75,7 +75,9 @@ def test_rows_steps_and_threads_change_nothing(
     for threads in (2, 4):
         assert all(same(answer(sessions[threads], feeds), whole) for _ in range(3))
     for row in (0, 8, 18):
-        alone = {name: value[row : row + 1] if value.ndim == 1 else value[:, row : row + 1] for name, value in feeds.items()}
+        alone = {
+            name: value[row : row + 1] if value.ndim == 1 else value[:, row : row + 1] for name, value in feeds.items()
+        }
         expected = [value[..., row : row + 1, :] for value in whole]
         assert same(answer(sessions[4], alone), expected)
     first = {**feeds, "X": feeds["X"][:5], "sequence_lens": np.minimum(feeds["sequence_lens"], 5)}
@@ -83,7 +85,9 @@ def test_rows_steps_and_threads_change_nothing(
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("variant", [{"kind": "GRU", "hidden": 840}, {"kind": "LSTM", "hidden": 730}], ids=["GRU", "LSTM"])
+@pytest.mark.parametrize(
+    "variant", [{"kind": "GRU", "hidden": 840}, {"kind": "LSTM", "hidden": 730}], ids=["GRU", "LSTM"]
+)
 def test_columns_shared_among_threads(variant: dict[str, object], path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEPLOYKIT_KERNELS_PATH", path)
     layer = Layer(**variant, direction="bidirectional")  # type: ignore[arg-type]
@@ -111,7 +115,9 @@ def test_every_combination_of_optional_inputs_and_outputs(variant: dict[str, obj
     for bias in (True, False):
         layer = Layer(**variant, bias=bias)  # type: ignore[arg-type]
         feeds = layer.feeds(4, 3, *optional(layer))
-        zeros = {name: np.zeros_like(value) for name, value in feeds.items()} | {"sequence_lens": np.full(3, 4, np.int32)}
+        zeros = {name: np.zeros_like(value) for name, value in feeds.items()} | {
+            "sequence_lens": np.full(3, 4, np.int32)
+        }
         full = layer.session(*optional(layer))
         for given in combinations(optional(layer)):
             some = {name: value for name, value in feeds.items() if name in ("X", *given)}

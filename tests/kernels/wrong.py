@@ -81,7 +81,7 @@ def refusal(work: Callable[[], object]) -> str:
     """What onnxruntime said to it."""
     try:
         work()
-    except Exception as error:  # noqa: BLE001 onnxruntime has a class of its own for each of its codes
+    except Exception as error:  # onnxruntime has a class of its own for each of its codes
         return f"{type(error).__module__}: {error}"
     return "nothing: it was accepted"
 
