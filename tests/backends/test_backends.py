@@ -113,12 +113,13 @@ def test_a_provider_that_onnxruntime_leaves_out_is_an_error_and_never_the_cpu(tm
         _ort_gpu.open_on("NoSuchProvider", {}, artifact, RunOptions())
 
 
-def test_nodes_on_the_cpu_are_told(tmp_path: Path) -> None:
+def test_what_a_gpus_latency_is_and_its_nodes_on_the_cpu_are_told(tmp_path: Path) -> None:
     runner = _ort_gpu.open_on("CPUExecutionProvider", {}, onnx_artifact(tmp_path), RunOptions())
     if not hasattr(runner._session, "get_provider_graph_assignment_info"):
-        assert runner.notes == ()
+        assert runner.notes == (_ort_gpu.END_TO_END,)
         return
-    assert runner.notes[0].startswith("4 of its nodes run on the CPU: 2 Transpose, 1 RNN")
+    assert runner.notes[0] == _ort_gpu.END_TO_END
+    assert runner.notes[1].startswith("4 of its nodes run on the CPU: 2 Transpose, 1 RNN")
 
 
 def test_the_gpu_backends_look_for_the_provider_and_then_for_a_gpu(

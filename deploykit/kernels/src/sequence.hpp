@@ -9,118 +9,13 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
-#include <type_traits>
+#include <utility>
 
-#include "layer.hpp"
+#include "matrix.hpp"
+#include "numbers.hpp"
 
 namespace deploykit {
-namespace {  // compiled once for each instruction set: never shared between them
-
-constexpr float levels = 127.0F;
-constexpr float tiny = 1e-30F;  // least magnitude that a row's scale is made for
-constexpr std::int32_t infinity_bits = 0x7f800000;
-constexpr std::int64_t depth = 4;  // products summed in a lane by one dot
-
-inline std::int64_t ceil_div(std::int64_t value, std::int64_t by) { return (value + by - 1) / by; }
-
-inline float float_of(std::int32_t bits) {
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-// A matrix [rows, gates * units], stored as [block][row / 4][vector of the block][lane][row % 4]. The vectors of a
-// block are those of ``wide`` vectors of units, with their gates together; the units that are left over are blocks of
-// their own.
-template <class Isa>
-struct Matrix {
-  int gates = 0;
-  int wide = 1;
-  std::int64_t units = 0;  // in vectors
-  std::int64_t quads = 0;
-  Buffer<std::int8_t> weights;
-  Buffer<std::int32_t> start;  // what an accumulator starts from: it takes back the activations' zero point
-  Buffer<float> scale;
-
-  std::int64_t vectors() const { return units * gates; }
-  const std::int8_t* block(std::int64_t unit) const { return weights.data() + unit * gates * quads * Isa::lanes * depth; }
-};
-
-// ``column(gate)`` is the first of the gate's ``hidden`` columns among the ``stride`` ones of the source.
-template <class Isa>
-Matrix<Isa> pack(const std::int8_t* source, const float* scale, std::int64_t rows, std::int64_t hidden, int gates,
-                 std::int64_t first, std::int64_t stride) {
-  constexpr std::int64_t lanes = Isa::lanes;
-  Matrix<Isa> to;
-  to.gates = gates;
-  to.wide = std::max(1, Isa::most_vectors / gates);
-  to.units = ceil_div(hidden, lanes);
-  to.quads = ceil_div(rows, depth);
-  const auto vectors = static_cast<std::size_t>(to.vectors());
-  to.weights = Buffer<std::int8_t>(vectors * static_cast<std::size_t>(to.quads * lanes * depth));
-  to.start = Buffer<std::int32_t>(vectors * lanes);
-  to.scale = Buffer<float>(vectors * lanes);
-  for (std::int64_t unit = 0; unit < to.units;) {
-    const std::int64_t wide = unit + to.wide <= to.units ? to.wide : 1;
-    const std::int64_t width = wide * gates;
-    std::int8_t* block = to.weights.data() + unit * gates * to.quads * lanes * depth;
-    for (std::int64_t inner = 0; inner < width; ++inner) {
-      for (std::int64_t lane = 0; lane < lanes; ++lane) {
-        const std::int64_t which = (unit + inner / gates) * lanes + lane;
-        if (which >= hidden) continue;
-        const std::int64_t column = first + (inner % gates) * hidden + which;
-        const auto at = static_cast<std::size_t>((unit * gates + inner) * lanes + lane);
-        std::int32_t sum = 0;
-        for (std::int64_t row = 0; row < rows; ++row) {
-          const std::int8_t value = source[row * stride + column];
-          block[(((row / depth) * width + inner) * lanes + lane) * depth + row % depth] = value;
-          sum += value;
-        }
-        to.start[at] = -Isa::zero_point * sum;
-        to.scale[at] = scale[column];
-      }
-    }
-    unit += wide;
-  }
-  return to;
-}
-
-// e^x of a vector within [-most, most]; relative error below 3e-7. The polynomial is 2^f's on [-1/2, 1/2], with
-// coefficients that make the largest relative error smallest (Remez), rounded to float32.
-template <class Isa>
-typename Isa::F exponential(typename Isa::F x) {
-  using F = typename Isa::F;
-  const F scaled = Isa::mul(x, Isa::set(1.44269504F));
-  const F whole = Isa::round(scaled);
-  const F part = Isa::sub(scaled, whole);
-  F value = Isa::set(1.5403530e-4F);
-  value = Isa::fma(value, part, Isa::set(1.3333558e-3F));
-  value = Isa::fma(value, part, Isa::set(9.6181291e-3F));
-  value = Isa::fma(value, part, Isa::set(5.5504109e-2F));
-  value = Isa::fma(value, part, Isa::set(2.4022651e-1F));
-  value = Isa::fma(value, part, Isa::set(6.9314718e-1F));
-  value = Isa::fma(value, part, Isa::set(1.0F));
-  return Isa::times_power(value, whole);
-}
-
-// Beyond it sigmoid and tanh are 0 or 1 in float32, and the product of three such exponentials is finite.
-constexpr float most = 28.0F;
-
-// e^(factor * x), with factor * x cut to [-most, most]; a NaN stays one.
-template <class Isa>
-typename Isa::F exponential_of(typename Isa::F x, float factor) {
-  using F = typename Isa::F;
-  const F scaled = Isa::mul(x, Isa::set(factor));
-  return exponential<Isa>(Isa::max(Isa::set(-most), Isa::min(Isa::set(most), scaled)));
-}
-
-template <class Isa>
-typename Isa::F tanh_of(typename Isa::F x) {
-  using F = typename Isa::F;
-  const F one = Isa::set(1.0F);
-  const F e = exponential_of<Isa>(x, 2.0F);
-  return Isa::div(Isa::sub(e, one), Isa::add(e, one));
-}
+namespace {
 
 template <class Isa>
 class Layer final : public Direction {
@@ -155,10 +50,6 @@ class Layer final : public Direction {
 
   std::int64_t rows_at_once() const override { return most_rows; }
 
-  bool shares_columns() const override {
-    return static_cast<std::int64_t>(state_.weights.size() + reset_.weights.size()) >= shared_bytes;
-  }
-
   void run(const Run& run, const std::int64_t* order, std::int64_t begin, std::int64_t end, Pool& pool) const override {
     const std::int64_t rows = end - begin;
     if (rows <= 0) return;
@@ -175,7 +66,7 @@ class Layer final : public Direction {
         if (run.y) {
           for (std::int64_t row = 0; row < active; ++row) {
             const std::int64_t at = order[begin + row];
-            std::memcpy(run.y + time(run, at, now) * run.y_step + at * run.y_row, work.h.data() + row * units_,
+            std::memcpy(run.y + time(run, at, now) * run.y_step + at * run.y_row, work.h + row * units_,
                         static_cast<std::size_t>(spec_.hidden) * sizeof(float));
           }
         }
@@ -186,41 +77,55 @@ class Layer final : public Direction {
 
  private:
   static constexpr std::int64_t most_rows = 8;
-  static constexpr std::int64_t shared_bytes = 2 << 20;
   // Rows of the input that are multiplied together, so that a block of weights is read once for all of them.
   static constexpr std::int64_t projected_rows = 32;
 
-  // All that one call of run() writes to, beside its outputs.
+  // All that one call of run() writes to, beside its outputs: in one piece of memory.
   struct Work {
     Work(const Layer& layer, std::int64_t rows_, const Run& run)
         : rows(rows_),
           chunk(std::max<std::int64_t>(1, std::min(run.steps, projected_rows / rows_))),
           width(layer.input_.vectors() * lanes),
           input_stride(ceil_div(layer.spec_.input, 64) * 64),
-          state_stride(ceil_div(layer.units_, 64) * 64),
-          share(size(chunk * rows * width)),
-          input(size(chunk * rows * input_stride)),
-          input_scale(size(chunk * rows)),
-          h(size(rows * layer.units_)),
-          c(size(layer.spec_.kind == Kind::lstm ? rows * layer.units_ : 0)),
-          gate(size(layer.two_products_ ? rows * layer.units_ : 0)),
-          reset(size(layer.two_products_ ? rows * layer.units_ : 0)),
-          peak(size(rows)),
-          reset_peak(size(layer.two_products_ ? rows : 0)) {
-      for (auto& one : state) one = Buffer<std::uint8_t>(size(rows * state_stride));
+          state_stride(ceil_div(layer.units_, 64) * 64) {
+      lay_out(layer, nullptr);  // for its size
+      memory = Buffer<std::byte>(size, zeroed_size);
+      lay_out(layer, memory.data());
     }
-    static std::size_t size(std::int64_t value) { return static_cast<std::size_t>(value); }
-    float* share_of(std::int64_t step, std::int64_t row) { return share.data() + (step * rows + row) * width; }
+    float* share_of(std::int64_t step, std::int64_t row) { return share + (step * rows + row) * width; }
 
     std::int64_t rows, chunk, width, input_stride, state_stride;
-    Buffer<float> share;           // [step of the chunk, row, vector of gates, lane]: the input's share of the gates
-    Buffer<std::uint8_t> input;    // quantized
-    Buffer<float> input_scale;
-    Buffer<float> h, c, gate, reset;
-    Buffer<float> peak;            // of each row's h: what it is divided by before it is rounded, at least 1
-    Buffer<float> reset_peak;
-    Buffer<std::uint8_t> state[2];  // quantized h before and after a step
+    float *h, *c;
+    std::uint8_t* input;      // quantized
+    std::uint8_t* state[2];   // quantized h before and after a step
+    float* share;             // [step of the chunk, row, vector of gates, lane]: the input's share of the gates
+    float* inner;             // what a GRU's reset gate multiplies, or has multiplied
+    float* input_scale;
+    float* peak;              // of each row's h: what it is divided by before it is rounded, at least 1
+    float* reset_peak;
     int now = 0;
+
+   private:
+    void lay_out(const Layer& layer, std::byte* base) {
+      size = 0;
+      const auto take = [&](auto*& pointer, std::int64_t count) {
+        pointer = reinterpret_cast<std::remove_reference_t<decltype(pointer)>>(base + size);
+        size += static_cast<std::size_t>(ceil_div(count * static_cast<std::int64_t>(sizeof *pointer), 64) * 64);
+      };
+      const std::int64_t units = rows * layer.units_;
+      take(h, units);
+      take(c, layer.spec_.kind == Kind::lstm ? units : 0);
+      take(input, chunk * rows * input_stride);
+      for (auto& one : state) take(one, rows * state_stride);
+      zeroed_size = size;  // what follows is written before it is read
+      take(share, chunk * rows * width);
+      take(inner, layer.spec_.kind == Kind::gru ? units : 0);
+      take(input_scale, chunk * rows);
+      take(peak, rows);
+      take(reset_peak, rows);
+    }
+    std::size_t size = 0, zeroed_size = 0;
+    Buffer<std::byte> memory;
   };
 
   std::int64_t length(const Run& run, std::int64_t row) const { return run.lengths ? run.lengths[row] : run.steps; }
@@ -229,167 +134,51 @@ class Layer final : public Direction {
     return spec_.reverse ? length(run, row) - 1 - step : step;
   }
 
-  // ---- one row's numbers
-
-  static F load_part(const float* from, std::int64_t count) {
-    alignas(64) float values[lanes] = {};
-    std::memcpy(values, from, static_cast<std::size_t>(count) * sizeof(float));
-    return Isa::load(values);
-  }
-
-  // The largest magnitude of ``count`` numbers, as bits: those of NaN and Inf are the largest.
-  static std::int32_t peak_bits(const float* from, std::int64_t count) {
-    I largest = Isa::magnitude_bits(Isa::set(0.0F));
-    std::int64_t at = 0;
-    for (; at + lanes <= count; at += lanes) largest = Isa::max_bits(largest, Isa::magnitude_bits(Isa::load(from + at)));
-    if (at < count) largest = Isa::max_bits(largest, Isa::magnitude_bits(load_part(from + at, count - at)));
-    return Isa::largest(largest);
-  }
-
-  // At least ``floor``; NaN where a number is NaN or Inf.
-  static float peak_of(const float* from, std::int64_t count, float floor) {
-    const std::int32_t bits = peak_bits(from, count);
-    return bits >= infinity_bits ? std::numeric_limits<float>::quiet_NaN() : std::max(float_of(bits), floor);
-  }
-
-  static void quantize(const float* from, std::int64_t count, float factor, std::uint8_t* to) {
-    const F by = Isa::set(factor);
-    std::int64_t at = 0;
-    for (; at + lanes <= count; at += lanes) Isa::quantize(Isa::mul(Isa::load(from + at), by), to + at);
-    if (at < count) {
-      alignas(64) std::uint8_t values[lanes];
-      Isa::quantize(Isa::mul(load_part(from + at, count - at), by), values);
-      std::memcpy(to + at, values, static_cast<std::size_t>(count - at));
-    }
-  }
-
   float floor() const { return spec_.relu && spec_.kind == Kind::rnn ? tiny : 1.0F; }
 
   // ---- start and end
 
   void start(Work& work, const Run& run, std::int64_t from, std::int64_t row) const {
     const auto bytes = static_cast<std::size_t>(spec_.hidden) * sizeof(float);
-    float* h = work.h.data() + row * units_;
+    float* h = work.h + row * units_;
     bool sound = true;
     if (run.initial_h) {
       std::memcpy(h, run.initial_h + from * spec_.hidden, bytes);
-      sound = peak_bits(h, spec_.hidden) < infinity_bits;
+      sound = peak_bits<Isa>(h, spec_.hidden) < infinity_bits;
     }
     if (run.initial_c && spec_.kind == Kind::lstm) {
-      float* c = work.c.data() + row * units_;
+      float* c = work.c + row * units_;
       std::memcpy(c, run.initial_c + from * spec_.hidden, bytes);
-      sound = sound && peak_bits(c, spec_.hidden) < infinity_bits;
+      sound = sound && peak_bits<Isa>(c, spec_.hidden) < infinity_bits;
       if (!sound) std::fill_n(c, units_, std::numeric_limits<float>::quiet_NaN());
     }
     // Rounding would turn a NaN into a number: the whole row carries it along instead.
     if (!sound) std::fill_n(h, units_, std::numeric_limits<float>::quiet_NaN());
     if (!sound && spec_.kind == Kind::lstm) {
-      std::fill_n(work.c.data() + row * units_, units_, std::numeric_limits<float>::quiet_NaN());
+      std::fill_n(work.c + row * units_, units_, std::numeric_limits<float>::quiet_NaN());
     }
     requantize(work, row, work.state[work.now]);
   }
 
-  void requantize(Work& work, std::int64_t row, Buffer<std::uint8_t>& to) const {
-    const float* h = work.h.data() + row * units_;
-    const float peak = peak_of(h, units_, floor());
-    work.peak[static_cast<std::size_t>(row)] = peak;
-    quantize(h, units_, levels / peak, to.data() + row * work.state_stride);
+  void requantize(Work& work, std::int64_t row, std::uint8_t* to) const {
+    const float* h = work.h + row * units_;
+    const float peak = peak_of<Isa>(h, units_, floor());
+    work.peak[row] = peak;
+    quantize<Isa>(h, units_, levels / peak, to + row * work.state_stride);
   }
 
   void finish(Work& work, const Run& run, std::int64_t to, std::int64_t row) const {
     const auto bytes = static_cast<std::size_t>(spec_.hidden) * sizeof(float);
     const bool empty = length(run, to) == 0;  // onnxruntime answers zeros then, whatever the state before
-    for (auto [final, state] : {std::pair(run.final_h, &work.h), std::pair(run.final_c, &work.c)}) {
-      if (!final || !state->size()) continue;
+    for (const auto& [final, state] : {std::pair(run.final_h, work.h), std::pair(run.final_c, work.c)}) {
+      if (!final) continue;
       float* at = final + to * spec_.hidden;
       if (empty) std::fill_n(at, spec_.hidden, 0.0F);
-      else std::memcpy(at, state->data() + row * units_, bytes);
+      else std::memcpy(at, state + row * units_, bytes);
     }
     if (!run.y) return;
     for (std::int64_t step = length(run, to); step < run.steps; ++step) {
       std::fill_n(run.y + step * run.y_step + to * run.y_row, spec_.hidden, 0.0F);
-    }
-  }
-
-  // ---- products
-
-  // Calls ``use(row, unit, sums)`` for every row and vector of units from ``first`` to ``last``, with the sums of the
-  // unit's gates. Few rows run through wide blocks, so that a load of the activations serves many weights; more rows
-  // share the weights.
-  template <int Gates, class Use>
-  static void multiply(const Matrix<Isa>& matrix, const std::uint8_t* rows, std::int64_t stride, std::int64_t count,
-                       std::int64_t first, std::int64_t last, Use&& use) {
-    constexpr int wide = Isa::most_vectors / Gates > 0 ? Isa::most_vectors / Gates : 1;
-    for (std::int64_t unit = first; unit < last;) {
-      if (unit + wide <= matrix.units) {
-        block<Gates, wide>(matrix, rows, stride, count, unit, use);
-        unit += wide;
-      } else {
-        block<Gates, 1>(matrix, rows, stride, count, unit, use);
-        unit += 1;
-      }
-    }
-  }
-
-  // ``first`` of a share of the units that starts a block, for share ``index`` of ``shares``.
-  static std::int64_t share_start(const Matrix<Isa>& matrix, std::int64_t index, std::int64_t shares) {
-    if (index >= shares) return matrix.units;
-    const std::int64_t blocks = matrix.units / matrix.wide;
-    return blocks * index / shares * matrix.wide;
-  }
-
-  template <int Gates, int Wide, class Use>
-  static void block(const Matrix<Isa>& matrix, const std::uint8_t* rows, std::int64_t stride, std::int64_t count,
-                    std::int64_t unit, Use&& use) {
-    constexpr int width = Gates * Wide;
-    const std::int8_t* weights = matrix.block(unit);
-    const std::int32_t* start = matrix.start.data() + unit * Gates * lanes;
-    std::int64_t row = 0;
-    constexpr int together = Isa::accumulators / width > 0 ? Isa::accumulators / width : 1;
-    // As many vectors of units in one pass as leave room for several rows.
-    constexpr int part = together >= Isa::least_rows || Wide == 1 ? Wide : (Isa::accumulators / Isa::least_rows / Gates > 0 ? Isa::accumulators / Isa::least_rows / Gates : 1);
-    constexpr int tall = Isa::accumulators / (part * Gates) > 0 ? Isa::accumulators / (part * Gates) : 1;
-    static_assert(Wide % part == 0);
-    if constexpr (tall > 1) {
-      for (; row + tall <= count; row += tall) {
-        for (int at = 0; at < Wide; at += part) {
-          tile<Gates, part, tall>(weights + at * Gates * lanes * depth, width, matrix.quads, start + at * Gates * lanes,
-                                  rows + row * stride, stride, row, unit + at, use);
-        }
-      }
-      if constexpr (tall > 3) {
-        for (; row + 2 <= count; row += 2) {
-          for (int at = 0; at < Wide; at += part) {
-            tile<Gates, part, 2>(weights + at * Gates * lanes * depth, width, matrix.quads, start + at * Gates * lanes,
-                                 rows + row * stride, stride, row, unit + at, use);
-          }
-        }
-      }
-    }
-    for (; row < count; ++row) {
-      tile<Gates, Wide, 1>(weights, width, matrix.quads, start, rows + row * stride, stride, row, unit, use);
-    }
-  }
-
-  template <int Gates, int Wide, int Rows, class Use>
-  static inline void tile(const std::int8_t* weights, int width, std::int64_t quads, const std::int32_t* start,
-                          const std::uint8_t* rows, std::int64_t stride, std::int64_t row, std::int64_t unit,
-                          Use&& use) {
-    I sums[Rows][Wide * Gates];
-    for (int one = 0; one < Rows; ++one) {
-      for (int vector = 0; vector < Wide * Gates; ++vector) sums[one][vector] = Isa::load(start + vector * lanes);
-    }
-    const std::int64_t next = width * lanes * depth;
-    for (std::int64_t quad = 0; quad < quads; ++quad, weights += next, rows += depth) {
-      for (int one = 0; one < Rows; ++one) {
-        const auto activation = Isa::broadcast(rows + one * stride);
-        for (int vector = 0; vector < Wide * Gates; ++vector) {
-          sums[one][vector] = Isa::dot(sums[one][vector], activation, weights + vector * lanes * depth);
-        }
-      }
-    }
-    for (int one = 0; one < Rows; ++one) {
-      for (int at = 0; at < Wide; ++at) use(row + one, unit + at, sums[one] + at * Gates);
     }
   }
 
@@ -404,211 +193,213 @@ class Layer final : public Direction {
         const std::int64_t at = (step - from) * rows + row;
         if (length(run, order[row]) <= step) continue;  // what lies there is multiplied, and nobody reads the result
         const float* x = run.x + (time(run, order[row], step) * run.batch + order[row]) * input;
-        const float peak = peak_of(x, input, tiny);
-        quantize(x, input, levels / peak, work.input.data() + at * work.input_stride);
-        work.input_scale[static_cast<std::size_t>(at)] = peak / levels;
+        const float peak = peak_of<Isa>(x, input, tiny);
+        quantize<Isa>(x, input, levels / peak, work.input + at * work.input_stride);
+        work.input_scale[at] = peak / levels;
         last = at + 1;
       }
     }
-    const auto part = [&](std::int64_t first, std::int64_t end) {
-      const auto use = [&](std::int64_t row, std::int64_t unit, const I* sums, int gates) {
-        const F scale = Isa::set(work.input_scale[static_cast<std::size_t>(row)]);
-        for (int gate = 0; gate < gates; ++gate) {
-          const std::int64_t at = (unit * gates + gate) * lanes;
-          const F product = Isa::mul(Isa::to_float(sums[gate]), Isa::load(input_.scale.data() + at));
-          Isa::store(work.share.data() + row * work.width + at, Isa::fma(product, scale, Isa::load(bias_.data() + at)));
-        }
-      };
-      const std::uint8_t* rows_at = work.input.data();
-      if (gates_ == 3) {
-        multiply<3>(input_, rows_at, work.input_stride, last, first, end,
-                    [&](std::int64_t row, std::int64_t unit, const I* sums) { use(row, unit, sums, 3); });
-      } else if (gates_ == 4) {
-        multiply<4>(input_, rows_at, work.input_stride, last, first, end,
-                    [&](std::int64_t row, std::int64_t unit, const I* sums) { use(row, unit, sums, 4); });
-      } else {
-        multiply<1>(input_, rows_at, work.input_stride, last, first, end,
-                    [&](std::int64_t row, std::int64_t unit, const I* sums) { use(row, unit, sums, 1); });
+    shared(input_, last, pool, [&](std::int64_t first, std::int64_t end) {
+      switch (spec_.kind) {
+        case Kind::gru: return project<3>(work, last, first, end);
+        case Kind::lstm: return project<4>(work, last, first, end);
+        case Kind::rnn: return project<1>(work, last, first, end);
       }
-    };
-    shared(input_, pool, part);
-  }
-
-  template <class Part>
-  void shared(const Matrix<Isa>& matrix, Pool& pool, Part&& part) const {
-    if (!shares_columns() || matrix.units / matrix.wide < column_shares) {
-      part(std::int64_t{0}, matrix.units);
-      return;
-    }
-    pool.each(column_shares, [&](std::size_t index) {
-      const auto at = static_cast<std::int64_t>(index);
-      part(share_start(matrix, at, column_shares), share_start(matrix, at + 1, column_shares));
     });
   }
-  static constexpr std::int64_t column_shares = 4;
+
+  template <int Gates>
+  void project(Work& work, std::int64_t rows, std::int64_t first, std::int64_t end) const {
+    const float *scale_of_row = work.input_scale, *scales = input_.scale.data(), *biases = bias_.data();
+    float* shares = work.share;
+    const std::int64_t width = work.width;
+    multiply<Gates>(input_, work.input, work.input_stride, rows, first, end,
+                    [=](std::int64_t row, std::int64_t unit, const I* sums) INLINE_LAMBDA {
+                      const F scale = Isa::set(scale_of_row[row]);
+#pragma GCC unroll 4
+                      for (int gate = 0; gate < Gates; ++gate) {
+                        const std::int64_t at = (unit * Gates + gate) * lanes;
+                        Isa::store(shares + row * width + at,
+                                   product(sums[gate], scales + at, scale, Isa::load(biases + at)));
+                      }
+                    });
+  }
 
   // ---- one step
 
-  void advance(Work& work, std::int64_t rows, const float* share, Pool& pool) const {
-    Buffer<std::uint8_t>& next = work.state[1 - work.now];
-    switch (spec_.kind) {
-      case Kind::lstm:
-        shared(state_, pool, [&](std::int64_t first, std::int64_t last) { lstm(work, rows, share, next, first, last); });
-        break;
-      case Kind::rnn:
-        shared(state_, pool, [&](std::int64_t first, std::int64_t last) { rnn(work, rows, share, next, first, last); });
-        break;
-      case Kind::gru:
-        if (two_products_) {
-          gru_apart(work, rows, share, next, pool);
-        } else {
-          shared(state_, pool, [&](std::int64_t first, std::int64_t last) { gru(work, rows, share, next, first, last); });
+  // Products first, then the gates: these are long chains of dependent operations, and a CPU looks ahead over several
+  // units of them only where no product lies between.
+  void advance(Work& work, std::int64_t rows, float* share, Pool& pool) const {
+    if (two_products_) {
+      gru_apart(work, rows, share, pool);
+    } else {
+      shared(state_, rows, pool, [&](std::int64_t first, std::int64_t last) {
+        const Part part{work, rows, share, first, last};
+        switch (spec_.kind) {
+          case Kind::gru: return gru(part);
+          case Kind::lstm: return lstm(part);
+          case Kind::rnn: return rnn(part);
         }
-        break;
+      });
     }
     work.now = 1 - work.now;
-    for (std::int64_t row = 0; row < rows; ++row) settle(work, row, next);
+    for (std::int64_t row = 0; row < rows; ++row) settle(work, row, work.state[work.now]);
   }
 
   // The state after a step was rounded with the scale 1/127. Where it may lie outside [-1, 1] it is done again: in a
   // ReLU RNN always, in a GRU as long as a given state outlasts, in others never, for theirs is a tanh.
-  void settle(Work& work, std::int64_t row, Buffer<std::uint8_t>& next) const {
-    float& peak = work.peak[static_cast<std::size_t>(row)];
+  void settle(Work& work, std::int64_t row, std::uint8_t* next) const {
+    float& peak = work.peak[row];
     if (floor() < 1.0F || (spec_.kind == Kind::gru && !(peak <= 1.0F))) requantize(work, row, next);
     else peak = 1.0F;
   }
 
-  struct Rowwise {
-    F peak;
-    const float* share;
-    float* h;
-    std::uint8_t* q;
+  // Vectors of units from ``first`` to ``last`` of the rows; ``share`` is the step's, and takes up the state's share.
+  struct Part {
+    Work& work;
+    std::int64_t rows;
+    float* share;
+    std::int64_t first, last;
   };
 
-  Rowwise rowwise(Work& work, const float* share, Buffer<std::uint8_t>& next, std::int64_t row, std::int64_t unit,
-                  int gates) const {
-    return {Isa::set(work.peak[static_cast<std::size_t>(row)]), share + row * work.width + unit * gates * lanes,
-            work.h.data() + row * units_ + unit * lanes, next.data() + row * work.state_stride + unit * lanes};
+  // A gate's share of a sum of products, and what is added to it.
+  static INLINE F product(I sum, const float* scale, F peak, F other) {
+    return Isa::fma(Isa::mul(Isa::to_float(sum), Isa::load(scale)), peak, other);
   }
 
-  static void keep(const Rowwise& at, F h) {
-    Isa::store(at.h, h);
-    Isa::quantize(Isa::mul(h, Isa::set(levels)), at.q);
+  // Add the state's share to that of the input, in gates ``From`` on of ``All``; a GRU's candidate is kept apart.
+  template <int All, int Gates, int From = 0>
+  void add_state(const Part& part, const Matrix<Isa>& matrix, const std::uint8_t* state,
+                 const float* peak_of_row) const {
+    constexpr int together = Gates == 3 ? 2 : Gates;
+    const float *scales = matrix.scale.data(), *inner_bias = inner_bias_.data();
+    float *shares = part.share + From * lanes, *inner = part.work.inner;
+    const std::int64_t width = part.work.width, units = units_;
+    multiply<Gates>(matrix, state, part.work.state_stride, part.rows, part.first, part.last,
+                    [=](std::int64_t row, std::int64_t unit, const I* sums) INLINE_LAMBDA {
+                      const F peak = Isa::set(peak_of_row[row]);
+                      const float* scale = scales + unit * Gates * lanes;
+                      float* share = shares + row * width + unit * All * lanes;
+#pragma GCC unroll 4
+                      for (int gate = 0; gate < together; ++gate) {
+                        float* at = share + gate * lanes;
+                        Isa::store(at, product(sums[gate], scale + gate * lanes, peak, Isa::load(at)));
+                      }
+                      if constexpr (Gates == 3) {
+                        const F bias = Isa::load(inner_bias + unit * lanes);
+                        Isa::store(inner + row * units + unit * lanes,
+                                   product(sums[2], scale + 2 * lanes, peak, bias));
+                      }
+                    });
   }
 
-  // A gate's share from the state, without its bias.
-  static F product(I sum, const float* scale, F peak) {
-    return Isa::mul(Isa::mul(Isa::to_float(sum), Isa::load(scale)), peak);
+  // Calls ``use(gates, place)`` for the vectors of units of each row: where their gates lie, and their place in h.
+  template <int Gates, class Use>
+  void each_unit(const Part& part, std::int64_t row, Use&& use) const {
+    float* gates = part.share + row * part.work.width;
+    for (std::int64_t unit = part.first; unit < part.last; ++unit) {
+      use(gates + unit * Gates * lanes, row * units_ + unit * lanes);
+    }
   }
+
+  void keep(Work& work, std::int64_t row, std::int64_t place, F h, std::uint8_t* next) const {
+    Isa::store(work.h + place, h);
+    Isa::quantize(Isa::mul(h, Isa::set(levels)), next + row * (work.state_stride - units_) + place);
+  }
+
+  // value / (1 + e^-x): what a gate lets through.
+  static INLINE F gated(F value, F x) { return Isa::div(value, Isa::add(Isa::set(1.0F), exponential<Isa, -1>(x))); }
 
   // h' = n + z (h - n), with n = tanh(a) and z = 1 / (1 + e^-b), over one denominator: a division less.
-  static F blended(F candidate, F update, F h) {
-    const F one = Isa::set(1.0F);
-    const F n = exponential_of<Isa>(candidate, 2.0F), z = exponential_of<Isa>(update, -1.0F);
-    const F above = Isa::add(n, one);
-    const F sum = Isa::fma(Isa::sub(n, one), z, Isa::mul(h, above));
-    return Isa::div(sum, Isa::mul(above, Isa::add(z, one)));
+  void blend(const Part& part, std::int64_t row, std::uint8_t* next) const {
+    each_unit<3>(part, row, [&](const float* gates, std::int64_t place) INLINE_LAMBDA {
+      const F one = Isa::set(1.0F);
+      const F z = exponential<Isa, -1>(Isa::load(gates)), n = exponential<Isa, 2>(Isa::load(gates + 2 * lanes));
+      const F above = Isa::add(n, one);
+      const F sum = Isa::fma(Isa::sub(n, one), z, Isa::mul(Isa::load(part.work.h + place), above));
+      keep(part.work, row, place, Isa::div(sum, Isa::fma(above, z, above)), next);
+    });
   }
 
-  static F sigmoid(F x) {
-    const F one = Isa::set(1.0F);
-    return Isa::div(one, Isa::add(one, exponential_of<Isa>(x, -1.0F)));
-  }
-
-  void gru(Work& work, std::int64_t rows, const float* share, Buffer<std::uint8_t>& next, std::int64_t first,
-           std::int64_t last) const {
-    const std::uint8_t* state = work.state[work.now].data();
-    multiply<3>(state_, state, work.state_stride, rows, first, last,
-                [&](std::int64_t row, std::int64_t unit, const I* sums) {
-                  const Rowwise at = rowwise(work, share, next, row, unit, 3);
-                  const float* scale = state_.scale.data() + unit * 3 * lanes;
-                  const F h = Isa::load(at.h);
-                  const F z = Isa::add(Isa::load(at.share), product(sums[0], scale, at.peak));
-                  const F r = Isa::add(Isa::load(at.share + lanes), product(sums[1], scale + lanes, at.peak));
-                  const F inner = Isa::add(product(sums[2], scale + 2 * lanes, at.peak),
-                                           Isa::load(inner_bias_.data() + unit * lanes));
-                  const F n = Isa::fma(sigmoid(r), inner, Isa::load(at.share + 2 * lanes));
-                  keep(at, blended(n, z, h));
-                });
+  void gru(const Part& part) const {
+    Work& work = part.work;
+    add_state<3, 3>(part, state_, work.state[work.now], work.peak);
+    for (std::int64_t row = 0; row < part.rows; ++row) {
+      each_unit<3>(part, row, [&](float* gates, std::int64_t place) INLINE_LAMBDA {
+        const F inner = gated(Isa::load(work.inner + place), Isa::load(gates + lanes));
+        Isa::store(gates + 2 * lanes, Isa::add(inner, Isa::load(gates + 2 * lanes)));
+      });
+      blend(part, row, work.state[1 - work.now]);
+    }
   }
 
   // linear_before_reset = 0: the candidate multiplies the state that the reset gate has scaled.
-  void gru_apart(Work& work, std::int64_t rows, const float* share, Buffer<std::uint8_t>& next, Pool& pool) const {
-    const std::uint8_t* state = work.state[work.now].data();
-    shared(state_, pool, [&](std::int64_t first, std::int64_t last) {
-      multiply<2>(state_, state, work.state_stride, rows, first, last,
-                  [&](std::int64_t row, std::int64_t unit, const I* sums) {
-                    const Rowwise at = rowwise(work, share, next, row, unit, 3);
-                    const float* scale = state_.scale.data() + unit * 2 * lanes;
-                    const F z = Isa::add(Isa::load(at.share), product(sums[0], scale, at.peak));
-                    const F r = Isa::add(Isa::load(at.share + lanes), product(sums[1], scale + lanes, at.peak));
-                    const std::int64_t place = row * units_ + unit * lanes;
-                    Isa::store(work.gate.data() + place, z);
-                    Isa::store(work.reset.data() + place, Isa::mul(sigmoid(r), Isa::load(at.h)));
-                  });
+  void gru_apart(Work& work, std::int64_t rows, float* share, Pool& pool) const {
+    std::uint8_t *state = work.state[work.now], *next = work.state[1 - work.now];
+    shared(state_, rows, pool, [&](std::int64_t first, std::int64_t last) {
+      const Part part{work, rows, share, first, last};
+      add_state<3, 2>(part, state_, state, work.peak);
+      for (std::int64_t row = 0; row < rows; ++row) {
+        each_unit<3>(part, row, [&](const float* gates, std::int64_t place) INLINE_LAMBDA {
+          Isa::store(work.inner + place, gated(Isa::load(work.h + place), Isa::load(gates + lanes)));
+        });
+      }
     });
     for (std::int64_t row = 0; row < rows; ++row) {
-      const float* reset = work.reset.data() + row * units_;
-      const float peak = peak_of(reset, units_, floor());
-      work.reset_peak[static_cast<std::size_t>(row)] = peak;
-      quantize(reset, units_, levels / peak, next.data() + row * work.state_stride);
+      const float* reset = work.inner + row * units_;
+      const float peak = peak_of<Isa>(reset, units_, floor());
+      work.reset_peak[row] = peak;
+      quantize<Isa>(reset, units_, levels / peak, next + row * work.state_stride);
     }
-    // ``next`` holds the rounded product now, and the state's rounded form goes where the old one was: no longer needed.
-    Buffer<std::uint8_t>& after = work.state[work.now];
-    shared(reset_, pool, [&](std::int64_t first, std::int64_t last) {
-      multiply<1>(reset_, next.data(), work.state_stride, rows, first, last,
-                  [&](std::int64_t row, std::int64_t unit, const I* sums) {
-                    const Rowwise at = rowwise(work, share, after, row, unit, 3);
-                    const F peak = Isa::set(work.reset_peak[static_cast<std::size_t>(row)]);
-                    const F inner = product(sums[0], reset_.scale.data() + unit * lanes, peak);
-                    const F n = Isa::add(Isa::load(at.share + 2 * lanes), inner);
-                    const F z = Isa::load(work.gate.data() + row * units_ + unit * lanes);
-                    keep(at, blended(n, z, Isa::load(at.h)));
-                  });
+    // ``next`` holds the rounded product now; the new state's rounded form takes the place of the old one's.
+    shared(reset_, rows, pool, [&](std::int64_t first, std::int64_t last) {
+      const Part part{work, rows, share, first, last};
+      add_state<3, 1, 2>(part, reset_, next, work.reset_peak);
+      for (std::int64_t row = 0; row < rows; ++row) blend(part, row, state);
     });
     std::swap(work.state[0], work.state[1]);
   }
 
-  void lstm(Work& work, std::int64_t rows, const float* share, Buffer<std::uint8_t>& next, std::int64_t first,
-            std::int64_t last) const {
-    const std::uint8_t* state = work.state[work.now].data();
-    multiply<4>(state_, state, work.state_stride, rows, first, last,
-                [&](std::int64_t row, std::int64_t unit, const I* sums) {
-                  const Rowwise at = rowwise(work, share, next, row, unit, 4);
-                  const float* scale = state_.scale.data() + unit * 4 * lanes;
-                  F gate[4];
-                  for (int one = 0; one < 4; ++one) {
-                    gate[one] = Isa::add(Isa::load(at.share + one * lanes),
-                                         product(sums[one], scale + one * lanes, at.peak));
-                  }
-                  float* cell = work.c.data() + row * units_ + unit * lanes;
-                  const F one = Isa::set(1.0F);
-                  // c' = f c + i tanh(g) over one denominator: two divisions less.
-                  const F i = Isa::add(one, exponential_of<Isa>(gate[0], -1.0F));
-                  const F o = Isa::add(one, exponential_of<Isa>(gate[1], -1.0F));
-                  const F f = Isa::add(one, exponential_of<Isa>(gate[2], -1.0F));
-                  const F g = exponential_of<Isa>(gate[3], 2.0F);
-                  const F in = Isa::mul(i, Isa::add(g, one));
-                  const F sum = Isa::fma(Isa::load(cell), in, Isa::mul(Isa::sub(g, one), f));
-                  const F c = Isa::div(sum, Isa::mul(in, f));
-                  Isa::store(cell, c);
-                  const F e = exponential_of<Isa>(c, 2.0F);
-                  keep(at, Isa::div(Isa::sub(e, one), Isa::mul(o, Isa::add(e, one))));
-                });
+  void lstm(const Part& part) const {
+    Work& work = part.work;
+    add_state<4, 4>(part, state_, work.state[work.now], work.peak);
+    for (std::int64_t row = 0; row < part.rows; ++row) {
+      // c' = f c + i tanh(g) over one denominator: two divisions less.
+      each_unit<4>(part, row, [&](const float* gates, std::int64_t place) INLINE_LAMBDA {
+        const F one = Isa::set(1.0F);
+        const F i = Isa::add(one, exponential<Isa, -1>(Isa::load(gates)));
+        const F f = Isa::add(one, exponential<Isa, -1>(Isa::load(gates + 2 * lanes)));
+        const F g = exponential<Isa, 2>(Isa::load(gates + 3 * lanes));
+        float* cell = work.c + place;
+        const F in = Isa::fma(i, g, i);
+        const F sum = Isa::fma(Isa::load(cell), in, Isa::mul(Isa::sub(g, one), f));
+        Isa::store(cell, Isa::div(sum, Isa::mul(in, f)));
+      });
+      each_unit<4>(part, row, [&](const float* gates, std::int64_t place) INLINE_LAMBDA {
+        const F one = Isa::set(1.0F);
+        const F o = Isa::add(one, exponential<Isa, -1>(Isa::load(gates + lanes)));
+        const F e = exponential<Isa, 2>(Isa::load(work.c + place));
+        keep(work, row, place, Isa::div(Isa::sub(e, one), Isa::fma(o, e, o)), work.state[1 - work.now]);
+      });
+    }
   }
 
-  void rnn(Work& work, std::int64_t rows, const float* share, Buffer<std::uint8_t>& next, std::int64_t first,
-           std::int64_t last) const {
-    const std::uint8_t* state = work.state[work.now].data();
-    multiply<1>(state_, state, work.state_stride, rows, first, last,
-                [&](std::int64_t row, std::int64_t unit, const I* sums) {
-                  const Rowwise at = rowwise(work, share, next, row, unit, 1);
-                  const F inner = product(sums[0], state_.scale.data() + unit * lanes, at.peak);
-                  F sum = Isa::add(Isa::load(at.share), inner);
-                  // Nothing else of the old state comes through but its rounded form, which is never NaN.
-                  sum = Isa::fma(Isa::load(at.h), Isa::set(0.0F), sum);
-                  keep(at, spec_.relu ? Isa::max(Isa::set(0.0F), sum) : tanh_of<Isa>(sum));
-                });
+  void rnn(const Part& part) const {
+    Work& work = part.work;
+    std::uint8_t* next = work.state[1 - work.now];
+    add_state<1, 1>(part, state_, work.state[work.now], work.peak);
+    for (std::int64_t row = 0; row < part.rows; ++row) {
+      each_unit<1>(part, row, [&](const float* gates, std::int64_t place) INLINE_LAMBDA {
+        // Nothing else of the old state comes through but its rounded form, which is never NaN.
+        const F sum = Isa::fma(Isa::load(work.h + place), Isa::set(0.0F), Isa::load(gates));
+        if (spec_.relu) {
+          keep(work, row, place, Isa::max(Isa::set(0.0F), sum), next);
+          return;
+        }
+        const F one = Isa::set(1.0F), e = exponential<Isa, 2>(sum);
+        keep(work, row, place, Isa::div(Isa::sub(e, one), Isa::add(e, one)), next);
+      });
+    }
   }
 
   Spec spec_;
