@@ -78,6 +78,9 @@ class Api {
   Status* input_count(const KernelInfo* info, std::size_t* count) const {
     return at<Status*(const KernelInfo*, std::size_t*)>(230)(info, count);
   }
+  Status* input_name(const KernelInfo* info, std::size_t index, char* name, std::size_t* size) const {
+    return at<Status*(const KernelInfo*, std::size_t, char*, std::size_t*)>(232)(info, index, name, size);
+  }
   // ``value`` belongs to the session.
   Status* constant(const KernelInfo* info, std::size_t index, int* is_constant, const Value** value) const {
     return at<Status*(const KernelInfo*, std::size_t, int*, const Value**)>(249)(info, index, is_constant, value);

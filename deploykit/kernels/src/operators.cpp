@@ -95,14 +95,15 @@ Tensor read(const Api& api, const ort::Value* value, ort::ElementType type, std:
 }
 
 std::string text_attribute(const Api& api, const ort::KernelInfo* info, const char* name, const char* otherwise) {
-  char value[64];
-  std::size_t size = sizeof value;
-  ort::Status* status = api.attribute(info, name, value, &size);
-  if (status) {
+  std::size_t size = 0;
+  if (ort::Status* status = api.attribute(info, name, static_cast<char*>(nullptr), &size)) {
     api.release(status);
     return otherwise;
   }
-  return std::string(value, size > 0 ? size - 1 : 0);
+  std::string value(size, '\0');
+  check(api.attribute(info, name, value.data(), &size));
+  value.resize(size > 0 ? size - 1 : 0);
+  return value;
 }
 
 std::int64_t int_attribute(const Api& api, const ort::KernelInfo* info, const char* name, std::int64_t otherwise) {
@@ -251,7 +252,9 @@ class Kernel {
     const ort::Value* value = nullptr;
     check(api_.constant(info, index, &is_constant, &value));
     if (!is_constant || !value) {
-      if (may_be_missing) return {};
+      std::size_t size = 0;  // of its name in the graph, with the zero at its end: 1 where the input is missing
+      check(api_.input_name(info, index, nullptr, &size));
+      if (may_be_missing && size <= 1) return {};
       throw Wrong(std::string(input_names[index]) + " is no constant of the model");
     }
     return read(api_, value, type, std::move(expected), input_names[index]);
