@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from deploykit.types import Array, Feeds, TensorSpec
 
 # How OpenVINO names operators of other domains that it cannot read.
-_UNKNOWN = re.compile(r"(?:com\.microsoft|ai\.onnx\.\w+)\.\w+")
+_UNKNOWN = re.compile(r"(?:com\.microsoft|ai\.deploykit|ai\.onnx\.\w+)\.\w+")
 # Where, among its inputs, a recurrent layer finds the lengths of the batch's sequences.
 _LENGTHS_AT = {"RNNSequence": 2, "GRUSequence": 2, "LSTMSequence": 3}
 # Seen in 2026.4 on the CPU with RNN, GRU and LSTM, in one direction and in two.
