@@ -27,10 +27,9 @@ struct Avx512Vnni {
   static F min(F bound, F value) { return _mm512_min_ps(bound, value); }  // the second where one is NaN
   static F max(F bound, F value) { return _mm512_max_ps(bound, value); }
   static F to_float(I value) { return _mm512_cvtepi32_ps(value); }
-  static F round(F value) { return _mm512_roundscale_ps(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-  static F times_power(F value, F power) {
-    const I bits = _mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(power), _mm512_set1_epi32(127)), 23);
-    return _mm512_mul_ps(value, _mm512_castsi512_ps(bits));
+  static F add_exponent(F value, F power) {
+    const I shifted = _mm512_slli_epi32(_mm512_castps_si512(power), 23);
+    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(value), shifted));
   }
   static I magnitude_bits(F value) {
     return _mm512_and_si512(_mm512_castps_si512(value), _mm512_set1_epi32(0x7fffffff));

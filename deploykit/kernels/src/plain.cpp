@@ -57,20 +57,15 @@ struct Plain {
   static F to_float(I value) {
     return each<F>(value, [](std::int32_t x) { return static_cast<float>(x); });
   }
-  // To whole numbers of less than 2^22, halves to even: what is added pushes the fraction out of the 24 bits.
-  static constexpr float push = 12582912.0F;
-  static F round(F value) {
-    return each<F>(value, [](float x) { return (x + push) - push; });
-  }
+  static constexpr float push = 12582912.0F;  // added, it rounds to a whole number, halves to even
   static std::uint32_t bits_of(float value) {
     std::uint32_t bits;
     std::memcpy(&bits, &value, sizeof bits);
     return bits;
   }
-  static F times_power(F value, F power) {
+  static F add_exponent(F value, F power) {
     return both(value, power, [](float x, float y) {
-      const std::uint32_t whole = bits_of(y + push) - bits_of(push) + 127U;  // unsigned: a NaN's bits may overflow
-      return x * float_of(static_cast<std::int32_t>(whole << 23U));
+      return float_of(static_cast<std::int32_t>(bits_of(x) + (bits_of(y) << 23U)));
     });
   }
   static I magnitude_bits(F value) {

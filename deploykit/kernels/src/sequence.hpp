@@ -13,6 +13,10 @@
 
 #include "layer.hpp"
 
+// What runs for every vector is put into its caller, where its constants stay in registers.
+#define INLINE inline __attribute__((always_inline))
+#define INLINE_LAMBDA __attribute__((always_inline))
+
 namespace deploykit {
 namespace {  // compiled once for each instruction set: never shared between them
 
@@ -85,41 +89,34 @@ Matrix<Isa> pack(const std::int8_t* source, const float* scale, std::int64_t row
   return to;
 }
 
-// e^x of a vector within [-most, most]; relative error below 3e-7. The polynomial is 2^f's on [-1/2, 1/2], with
-// coefficients that make the largest relative error smallest (Remez), rounded to float32.
+// 2^x of a vector within [-bound, bound]; relative error below 1.8e-7, and none at 0. A NaN stays one. What is added
+// pushes the fraction out of the 24 bits: the sum's lowest bits are the whole power, which goes to the exponent. The
+// polynomial is 2^f's on [-1/2, 1/2] whose largest relative error is smallest, with its constant held at 1.
 template <class Isa>
-typename Isa::F exponential(typename Isa::F x) {
+INLINE typename Isa::F power_of_two(typename Isa::F x) {
   using F = typename Isa::F;
-  const F scaled = Isa::mul(x, Isa::set(1.44269504F));
-  const F whole = Isa::round(scaled);
-  const F part = Isa::sub(scaled, whole);
-  F value = Isa::set(1.5403530e-4F);
-  value = Isa::fma(value, part, Isa::set(1.3333558e-3F));
-  value = Isa::fma(value, part, Isa::set(9.6181291e-3F));
-  value = Isa::fma(value, part, Isa::set(5.5504109e-2F));
-  value = Isa::fma(value, part, Isa::set(2.4022651e-1F));
-  value = Isa::fma(value, part, Isa::set(6.9314718e-1F));
+  const F push = Isa::set(12582912.0F);
+  const F pushed = Isa::add(x, push);
+  const F part = Isa::sub(x, Isa::sub(pushed, push));
+  F value = Isa::set(1.326472731307149e-3F);
+  value = Isa::fma(value, part, Isa::set(9.671512991189957e-3F));
+  value = Isa::fma(value, part, Isa::set(5.550733581185341e-2F));
+  value = Isa::fma(value, part, Isa::set(2.4022242426872253e-1F));
+  value = Isa::fma(value, part, Isa::set(6.931470036506653e-1F));
   value = Isa::fma(value, part, Isa::set(1.0F));
-  return Isa::times_power(value, whole);
+  return Isa::add_exponent(value, pushed);
 }
 
-// Beyond it sigmoid and tanh are 0 or 1 in float32, and the product of three such exponentials is finite.
-constexpr float most = 28.0F;
+// Beyond 2^bound sigmoid and tanh are 0 or 1 in float32, and the product of three such powers is finite.
+constexpr float bound = 40.0F;
+constexpr float log2_e = 1.44269504F;
 
-// e^(factor * x), with factor * x cut to [-most, most]; a NaN stays one.
-template <class Isa>
-typename Isa::F exponential_of(typename Isa::F x, float factor) {
+// e^(Factor * x), with its power of two cut to [-bound, bound].
+template <class Isa, int Factor>
+INLINE typename Isa::F exponential(typename Isa::F x) {
   using F = typename Isa::F;
-  const F scaled = Isa::mul(x, Isa::set(factor));
-  return exponential<Isa>(Isa::max(Isa::set(-most), Isa::min(Isa::set(most), scaled)));
-}
-
-template <class Isa>
-typename Isa::F tanh_of(typename Isa::F x) {
-  using F = typename Isa::F;
-  const F one = Isa::set(1.0F);
-  const F e = exponential_of<Isa>(x, 2.0F);
-  return Isa::div(Isa::sub(e, one), Isa::add(e, one));
+  const F scaled = Isa::mul(x, Isa::set(static_cast<float>(Factor) * log2_e));
+  return power_of_two<Isa>(Isa::max(Isa::set(-bound), Isa::min(Isa::set(bound), scaled)));
 }
 
 template <class Isa>
@@ -339,57 +336,67 @@ class Layer final : public Direction {
   }
 
   template <int Gates, int Wide, class Use>
-  static void block(const Matrix<Isa>& matrix, const std::uint8_t* rows, std::int64_t stride, std::int64_t count,
-                    std::int64_t unit, Use&& use) {
+  static INLINE void block(const Matrix<Isa>& matrix, const std::uint8_t* rows, std::int64_t stride, std::int64_t count,
+                           std::int64_t unit, Use&& use) {
     constexpr int width = Gates * Wide;
-    const std::int8_t* weights = matrix.block(unit);
-    const std::int32_t* start = matrix.start.data() + unit * Gates * lanes;
-    std::int64_t row = 0;
-    constexpr int together = Isa::accumulators / width > 0 ? Isa::accumulators / width : 1;
-    // As many vectors of units in one pass as leave room for several rows.
-    constexpr int part = together >= Isa::least_rows || Wide == 1 ? Wide : (Isa::accumulators / Isa::least_rows / Gates > 0 ? Isa::accumulators / Isa::least_rows / Gates : 1);
-    constexpr int tall = Isa::accumulators / (part * Gates) > 0 ? Isa::accumulators / (part * Gates) : 1;
+    // Of several rows together, as many vectors of units as leave registers for the rows.
+    constexpr int narrow = std::max(1, Isa::accumulators / Isa::least_rows / Gates);
+    constexpr int part = std::min(Wide, narrow);
+    constexpr int tall = std::min(4, Isa::accumulators / (part * Gates));  // more rows need more pointers
     static_assert(Wide % part == 0);
+    std::int64_t row = 0;
     if constexpr (tall > 1) {
       for (; row + tall <= count; row += tall) {
-        for (int at = 0; at < Wide; at += part) {
-          tile<Gates, part, tall>(weights + at * Gates * lanes * depth, width, matrix.quads, start + at * Gates * lanes,
-                                  rows + row * stride, stride, row, unit + at, use);
-        }
-      }
-      if constexpr (tall > 3) {
-        for (; row + 2 <= count; row += 2) {
-          for (int at = 0; at < Wide; at += part) {
-            tile<Gates, part, 2>(weights + at * Gates * lanes * depth, width, matrix.quads, start + at * Gates * lanes,
-                                 rows + row * stride, stride, row, unit + at, use);
-          }
-        }
+        for (int at = 0; at < Wide; at += part) tile<Gates, part, width, tall>(matrix, at, rows, stride, row, unit, use);
       }
     }
-    for (; row < count; ++row) {
-      tile<Gates, Wide, 1>(weights, width, matrix.quads, start, rows + row * stride, stride, row, unit, use);
+    if constexpr (tall > 3) {
+      for (; row + 2 <= count; row += 2) {
+        for (int at = 0; at < Wide; at += part) tile<Gates, part, width, 2>(matrix, at, rows, stride, row, unit, use);
+      }
     }
+    for (; row < count; ++row) tile<Gates, Wide, width, 1>(matrix, 0, rows, stride, row, unit, use);
   }
 
-  template <int Gates, int Wide, int Rows, class Use>
-  static inline void tile(const std::int8_t* weights, int width, std::int64_t quads, const std::int32_t* start,
-                          const std::uint8_t* rows, std::int64_t stride, std::int64_t row, std::int64_t unit,
-                          Use&& use) {
-    I sums[Rows][Wide * Gates];
-    for (int one = 0; one < Rows; ++one) {
-      for (int vector = 0; vector < Wide * Gates; ++vector) sums[one][vector] = Isa::load(start + vector * lanes);
-    }
-    const std::int64_t next = width * lanes * depth;
-    for (std::int64_t quad = 0; quad < quads; ++quad, weights += next, rows += depth) {
+  // ``Rows`` rows from ``row`` on by ``Wide`` vectors of units from ``unit + at`` on, of the block of ``Width`` vectors
+  // that starts at ``unit``.
+  template <int Gates, int Wide, int Width, int Rows, class Use>
+  static INLINE void tile(const Matrix<Isa>& matrix, int at_unit, const std::uint8_t* all_rows, std::int64_t stride,
+                          std::int64_t row, std::int64_t unit, Use&& use) {
+    const std::int8_t* weights = matrix.block(unit) + at_unit * Gates * lanes * depth;
+    const std::uint8_t* rows = all_rows + row * stride;
+    const std::int64_t quads = matrix.quads;
+    unit += at_unit;
+    const std::int32_t* start = matrix.start.data() + unit * Gates * lanes;
+    constexpr int width_here = Wide * Gates, all = Rows * width_here;
+    I sum[all];  // never pointed to, so that compilers keep it in registers
+#pragma GCC unroll 32
+    for (int at = 0; at < all; ++at) sum[at] = Isa::load(start + at % width_here * lanes);
+    constexpr std::int64_t next = Width * lanes * depth;
+    const auto add = [&](std::int64_t ahead) INLINE_LAMBDA {
+#pragma GCC unroll 8
       for (int one = 0; one < Rows; ++one) {
-        const auto activation = Isa::broadcast(rows + one * stride);
-        for (int vector = 0; vector < Wide * Gates; ++vector) {
-          sums[one][vector] = Isa::dot(sums[one][vector], activation, weights + vector * lanes * depth);
+        const auto activation = Isa::broadcast(rows + one * stride + ahead * depth);
+#pragma GCC unroll 16
+        for (int vector = 0; vector < width_here; ++vector) {
+          I& to = sum[one * width_here + vector];
+          to = Isa::dot(to, activation, weights + ahead * next + vector * lanes * depth);
         }
       }
+    };
+    std::int64_t quad = 0;
+    if constexpr (Rows == 1) {  // with more of them registers run out
+      for (; quad + 2 <= quads; quad += 2, weights += 2 * next, rows += 2 * depth) {
+        add(0);
+        add(1);
+      }
     }
+    for (; quad < quads; ++quad, weights += next, rows += depth) add(0);
+    I sums[all];
+#pragma GCC unroll 32
+    for (int at = 0; at < all; ++at) sums[at] = sum[at];
     for (int one = 0; one < Rows; ++one) {
-      for (int at = 0; at < Wide; ++at) use(row + one, unit + at, sums[one] + at * Gates);
+      for (int at = 0; at < Wide; ++at) use(row + one, unit + at, sums + one * width_here + at * Gates);
     }
   }
 
@@ -485,50 +492,47 @@ class Layer final : public Direction {
     std::uint8_t* q;
   };
 
-  Rowwise rowwise(Work& work, const float* share, Buffer<std::uint8_t>& next, std::int64_t row, std::int64_t unit,
+  INLINE Rowwise rowwise(Work& work, const float* share, Buffer<std::uint8_t>& next, std::int64_t row, std::int64_t unit,
                   int gates) const {
     return {Isa::set(work.peak[static_cast<std::size_t>(row)]), share + row * work.width + unit * gates * lanes,
             work.h.data() + row * units_ + unit * lanes, next.data() + row * work.state_stride + unit * lanes};
   }
 
-  static void keep(const Rowwise& at, F h) {
+  static INLINE void keep(const Rowwise& at, F h) {
     Isa::store(at.h, h);
     Isa::quantize(Isa::mul(h, Isa::set(levels)), at.q);
   }
 
-  // A gate's share from the state, without its bias.
-  static F product(I sum, const float* scale, F peak) {
-    return Isa::mul(Isa::mul(Isa::to_float(sum), Isa::load(scale)), peak);
+  // A gate's share from the state, and what is added to it.
+  static INLINE F product(I sum, const float* scale, F peak, F other) {
+    return Isa::fma(Isa::mul(Isa::to_float(sum), Isa::load(scale)), peak, other);
   }
 
   // h' = n + z (h - n), with n = tanh(a) and z = 1 / (1 + e^-b), over one denominator: a division less.
-  static F blended(F candidate, F update, F h) {
+  static INLINE F blended(F candidate, F update, F h) {
     const F one = Isa::set(1.0F);
-    const F n = exponential_of<Isa>(candidate, 2.0F), z = exponential_of<Isa>(update, -1.0F);
+    const F n = exponential<Isa, 2>(candidate), z = exponential<Isa, -1>(update);
     const F above = Isa::add(n, one);
     const F sum = Isa::fma(Isa::sub(n, one), z, Isa::mul(h, above));
-    return Isa::div(sum, Isa::mul(above, Isa::add(z, one)));
+    return Isa::div(sum, Isa::fma(above, z, above));
   }
 
-  static F sigmoid(F x) {
-    const F one = Isa::set(1.0F);
-    return Isa::div(one, Isa::add(one, exponential_of<Isa>(x, -1.0F)));
-  }
+  // value / (1 + e^-x): what a gate lets through.
+  static INLINE F gated(F value, F x) { return Isa::div(value, Isa::add(Isa::set(1.0F), exponential<Isa, -1>(x))); }
 
   void gru(Work& work, std::int64_t rows, const float* share, Buffer<std::uint8_t>& next, std::int64_t first,
            std::int64_t last) const {
     const std::uint8_t* state = work.state[work.now].data();
     multiply<3>(state_, state, work.state_stride, rows, first, last,
-                [&](std::int64_t row, std::int64_t unit, const I* sums) {
+                [&](std::int64_t row, std::int64_t unit, const I* sums) INLINE_LAMBDA {
                   const Rowwise at = rowwise(work, share, next, row, unit, 3);
                   const float* scale = state_.scale.data() + unit * 3 * lanes;
-                  const F h = Isa::load(at.h);
-                  const F z = Isa::add(Isa::load(at.share), product(sums[0], scale, at.peak));
-                  const F r = Isa::add(Isa::load(at.share + lanes), product(sums[1], scale + lanes, at.peak));
-                  const F inner = Isa::add(product(sums[2], scale + 2 * lanes, at.peak),
-                                           Isa::load(inner_bias_.data() + unit * lanes));
-                  const F n = Isa::fma(sigmoid(r), inner, Isa::load(at.share + 2 * lanes));
-                  keep(at, blended(n, z, h));
+                  const F z = product(sums[0], scale, at.peak, Isa::load(at.share));
+                  const F r = product(sums[1], scale + lanes, at.peak, Isa::load(at.share + lanes));
+                  const F inner =
+                      product(sums[2], scale + 2 * lanes, at.peak, Isa::load(inner_bias_.data() + unit * lanes));
+                  const F n = Isa::add(gated(inner, r), Isa::load(at.share + 2 * lanes));
+                  keep(at, blended(n, z, Isa::load(at.h)));
                 });
   }
 
@@ -537,14 +541,14 @@ class Layer final : public Direction {
     const std::uint8_t* state = work.state[work.now].data();
     shared(state_, pool, [&](std::int64_t first, std::int64_t last) {
       multiply<2>(state_, state, work.state_stride, rows, first, last,
-                  [&](std::int64_t row, std::int64_t unit, const I* sums) {
+                  [&](std::int64_t row, std::int64_t unit, const I* sums) INLINE_LAMBDA {
                     const Rowwise at = rowwise(work, share, next, row, unit, 3);
                     const float* scale = state_.scale.data() + unit * 2 * lanes;
-                    const F z = Isa::add(Isa::load(at.share), product(sums[0], scale, at.peak));
-                    const F r = Isa::add(Isa::load(at.share + lanes), product(sums[1], scale + lanes, at.peak));
+                    const F z = product(sums[0], scale, at.peak, Isa::load(at.share));
+                    const F r = product(sums[1], scale + lanes, at.peak, Isa::load(at.share + lanes));
                     const std::int64_t place = row * units_ + unit * lanes;
                     Isa::store(work.gate.data() + place, z);
-                    Isa::store(work.reset.data() + place, Isa::mul(sigmoid(r), Isa::load(at.h)));
+                    Isa::store(work.reset.data() + place, gated(Isa::load(at.h), r));
                   });
     });
     for (std::int64_t row = 0; row < rows; ++row) {
@@ -553,15 +557,15 @@ class Layer final : public Direction {
       work.reset_peak[static_cast<std::size_t>(row)] = peak;
       quantize(reset, units_, levels / peak, next.data() + row * work.state_stride);
     }
-    // ``next`` holds the rounded product now, and the state's rounded form goes where the old one was: no longer needed.
+    // ``next`` holds the rounded product now; the new state's rounded form takes the place of the old one's.
     Buffer<std::uint8_t>& after = work.state[work.now];
     shared(reset_, pool, [&](std::int64_t first, std::int64_t last) {
       multiply<1>(reset_, next.data(), work.state_stride, rows, first, last,
-                  [&](std::int64_t row, std::int64_t unit, const I* sums) {
+                  [&](std::int64_t row, std::int64_t unit, const I* sums) INLINE_LAMBDA {
                     const Rowwise at = rowwise(work, share, after, row, unit, 3);
                     const F peak = Isa::set(work.reset_peak[static_cast<std::size_t>(row)]);
-                    const F inner = product(sums[0], reset_.scale.data() + unit * lanes, peak);
-                    const F n = Isa::add(Isa::load(at.share + 2 * lanes), inner);
+                    const F n = product(sums[0], reset_.scale.data() + unit * lanes, peak,
+                                        Isa::load(at.share + 2 * lanes));
                     const F z = Isa::load(work.gate.data() + row * units_ + unit * lanes);
                     keep(at, blended(n, z, Isa::load(at.h)));
                   });
@@ -573,27 +577,25 @@ class Layer final : public Direction {
             std::int64_t last) const {
     const std::uint8_t* state = work.state[work.now].data();
     multiply<4>(state_, state, work.state_stride, rows, first, last,
-                [&](std::int64_t row, std::int64_t unit, const I* sums) {
+                [&](std::int64_t row, std::int64_t unit, const I* sums) INLINE_LAMBDA {
                   const Rowwise at = rowwise(work, share, next, row, unit, 4);
                   const float* scale = state_.scale.data() + unit * 4 * lanes;
-                  F gate[4];
-                  for (int one = 0; one < 4; ++one) {
-                    gate[one] = Isa::add(Isa::load(at.share + one * lanes),
-                                         product(sums[one], scale + one * lanes, at.peak));
-                  }
+                  const auto gate = [&](int one) INLINE_LAMBDA {
+                    return product(sums[one], scale + one * lanes, at.peak, Isa::load(at.share + one * lanes));
+                  };
                   float* cell = work.c.data() + row * units_ + unit * lanes;
                   const F one = Isa::set(1.0F);
                   // c' = f c + i tanh(g) over one denominator: two divisions less.
-                  const F i = Isa::add(one, exponential_of<Isa>(gate[0], -1.0F));
-                  const F o = Isa::add(one, exponential_of<Isa>(gate[1], -1.0F));
-                  const F f = Isa::add(one, exponential_of<Isa>(gate[2], -1.0F));
-                  const F g = exponential_of<Isa>(gate[3], 2.0F);
-                  const F in = Isa::mul(i, Isa::add(g, one));
+                  const F i = Isa::add(one, exponential<Isa, -1>(gate(0)));
+                  const F f = Isa::add(one, exponential<Isa, -1>(gate(2)));
+                  const F g = exponential<Isa, 2>(gate(3));
+                  const F in = Isa::fma(i, g, i);
                   const F sum = Isa::fma(Isa::load(cell), in, Isa::mul(Isa::sub(g, one), f));
                   const F c = Isa::div(sum, Isa::mul(in, f));
                   Isa::store(cell, c);
-                  const F e = exponential_of<Isa>(c, 2.0F);
-                  keep(at, Isa::div(Isa::sub(e, one), Isa::mul(o, Isa::add(e, one))));
+                  const F o = Isa::add(one, exponential<Isa, -1>(gate(1)));
+                  const F e = exponential<Isa, 2>(c);
+                  keep(at, Isa::div(Isa::sub(e, one), Isa::fma(o, e, o)));
                 });
   }
 
@@ -601,13 +603,17 @@ class Layer final : public Direction {
            std::int64_t last) const {
     const std::uint8_t* state = work.state[work.now].data();
     multiply<1>(state_, state, work.state_stride, rows, first, last,
-                [&](std::int64_t row, std::int64_t unit, const I* sums) {
+                [&](std::int64_t row, std::int64_t unit, const I* sums) INLINE_LAMBDA {
                   const Rowwise at = rowwise(work, share, next, row, unit, 1);
-                  const F inner = product(sums[0], state_.scale.data() + unit * lanes, at.peak);
-                  F sum = Isa::add(Isa::load(at.share), inner);
+                  const F sum = product(sums[0], state_.scale.data() + unit * lanes, at.peak, Isa::load(at.share));
                   // Nothing else of the old state comes through but its rounded form, which is never NaN.
-                  sum = Isa::fma(Isa::load(at.h), Isa::set(0.0F), sum);
-                  keep(at, spec_.relu ? Isa::max(Isa::set(0.0F), sum) : tanh_of<Isa>(sum));
+                  const F all = Isa::fma(Isa::load(at.h), Isa::set(0.0F), sum);
+                  if (spec_.relu) {
+                    keep(at, Isa::max(Isa::set(0.0F), all));
+                    return;
+                  }
+                  const F one = Isa::set(1.0F), e = exponential<Isa, 2>(all);
+                  keep(at, Isa::div(Isa::sub(e, one), Isa::add(e, one)));
                 });
   }
 

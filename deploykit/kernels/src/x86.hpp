@@ -28,11 +28,10 @@ struct Vectors256 {
   static F min(F bound, F value) { return _mm256_min_ps(bound, value); }  // the second where one is NaN
   static F max(F bound, F value) { return _mm256_max_ps(bound, value); }
   static F to_float(I value) { return _mm256_cvtepi32_ps(value); }
-  static F round(F value) { return _mm256_round_ps(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-  // value * 2^power, for a whole power
-  static F times_power(F value, F power) {
-    const I bits = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(power), _mm256_set1_epi32(127)), 23);
-    return _mm256_mul_ps(value, _mm256_castsi256_ps(bits));
+  // The value with the lowest bits of ``power`` added to its exponent.
+  static F add_exponent(F value, F power) {
+    const I shifted = _mm256_slli_epi32(_mm256_castps_si256(power), 23);
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(value), shifted));
   }
   static I magnitude_bits(F value) {
     return _mm256_and_si256(_mm256_castps_si256(value), _mm256_set1_epi32(0x7fffffff));
