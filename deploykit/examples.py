@@ -74,12 +74,21 @@ def arrays(value: Any, inputs: Sequence[TensorSpec], told: str) -> dict[str, Arr
         if len(leaves) == len(inputs):
             leaves = [(spec.name, array) for spec, (_, array) in zip(inputs, leaves, strict=True)]
     found = dict(leaves)
+    require_all(found, inputs, told)
+    return {spec.name: found[spec.name] for spec in inputs}
+
+
+def require_all(found: Mapping[str, Array], inputs: Sequence[TensorSpec], told: str) -> None:
+    """Refuse what the function ``told`` returned if an input is not among it.
+
+    Raises:
+        UsageError: names what was returned, and what the model takes.
+    """
     missing = [str(spec) for spec in inputs if spec.name not in found]
     if missing:
         raise UsageError(
             f"{told} returned {', '.join(found) or 'no tensors'}, and the model takes {', '.join(missing)}."
         )
-    return {spec.name: found[spec.name] for spec in inputs}
 
 
 def sample(

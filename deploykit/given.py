@@ -202,7 +202,12 @@ def _number(value: Any, target: str) -> float:
 
 
 def _by_name(value: Any, inputs: Sequence[TensorSpec], named: str) -> dict[str, Array]:
-    """What was returned, by name: a dict, the inputs in their order, or the only one."""
+    """What was returned, by name: a dict, the inputs in their order, or the only one.
+
+    Unlike what ``examples.arrays`` takes, a dict may hold more, such as labels of any dtype, and nothing is nested.
+    """
+    from deploykit import examples
+
     if isinstance(value, Mapping):
         found = {str(name): _array(part, str(name), named) for name, part in value.items()}
     else:
@@ -214,9 +219,7 @@ def _by_name(value: Any, inputs: Sequence[TensorSpec], named: str) -> dict[str, 
                 f"{', '.join(map(str, inputs))}: return a dict of them by name, or all in order."
             )
         found = {name: _array(part, name, named) for name, part in zip(names, parts, strict=True)}
-    missing = [str(spec) for spec in inputs if spec.name not in found]
-    if missing:
-        raise UsageError(f"{named} returned {', '.join(found) or 'nothing'}, and the model takes {', '.join(missing)}.")
+    examples.require_all(found, inputs, named)
     return found
 
 

@@ -20,6 +20,11 @@ from deploykit.runtime import CPU, RECORD_NODES, session
 
 # The two packages hold the same files, and the one that was installed last wins: the command sees to that.
 _INSTALL = "run pip install 'deploykit[cuda]' && pip install --force-reinstall --no-deps onnxruntime-gpu"
+#: What the latency of these backends is, for whoever reads it.
+END_TO_END = (
+    "its latency is end to end, from NumPy arrays to NumPy arrays: the copies to the GPU and back are in it, and the "
+    "GPU's own time is not measured apart."
+)
 
 
 def missing(library: str, what: str) -> str | None:
@@ -59,7 +64,7 @@ def open_on(
             "TensorRT libraries are missing or of another version than it was built for."
         )
     runner = OrtRunner(opened)
-    runner.notes = fused(artifact) + on_cpu(opened)
+    runner.notes = (END_TO_END, *fused(artifact), *on_cpu(opened))
     return runner
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from deploykit import kernels
 from deploykit.artifact import Artifact
 from deploykit.backends import Backend, Runner, RunOptions
 from deploykit.backends._feeds import check_feeds
@@ -124,8 +125,10 @@ def _depends_on_values(node: Any) -> bool:
 def _refuse_operators(error: Exception) -> None:
     unknown = sorted(set(_UNKNOWN.findall(str(error))))
     if unknown:
+        ours = any(name.startswith(kernels.DOMAIN) for name in unknown)
+        step = "quantize with --kernels portable" if ours else "upgrade it"
         raise BackendUnavailableError(
-            f"this release of OpenVINO does not know the operators {', '.join(unknown)}: upgrade it, or use ort."
+            f"this release of OpenVINO does not know the operators {', '.join(unknown)}: {step}, or use ort."
         ) from error
 
 

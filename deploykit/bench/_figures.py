@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from deploykit.bench import _charts as charts
-from deploykit.bench.report import ArtifactCoverage, Report, Row
+from deploykit.bench.report import ArtifactCoverage, Drift, Report, Row
 from deploykit.bench.table import Key, key, labels
 
 #: More panels than this of one kind say no more than these do; the table has all sizes.
@@ -31,7 +31,14 @@ def figures(report: Report) -> list[Figure]:
     drawn = _Drawn(report)
     return [
         found
-        for found in (_latency(drawn), _tradeoff(drawn), _steps(drawn), _scaling(drawn), _coverage(report))
+        for found in (
+            _latency(drawn),
+            _tradeoff(drawn),
+            _steps(drawn),
+            _drift(drawn),
+            _scaling(drawn),
+            _coverage(report),
+        )
         if found is not None
     ]
 
@@ -39,6 +46,11 @@ def figures(report: Report) -> list[Figure]:
 def finite(value: float | None) -> float | None:
     """The number; None where there is none, or it is NaN or infinite."""
     return value if value is not None and math.isfinite(value) else None
+
+
+def answers(row: Row) -> bool:
+    """Whether its answers lie within their tolerance, whatever a gate said of its speed."""
+    return row.passed is True or row.fault == "gate"
 
 
 def shape(row: Row) -> str:
@@ -133,7 +145,7 @@ def _tradeoff(drawn: _Drawn) -> Figure | None:
         for row in drawn.at(sizes):
             latency, point = _median(row), _point(row)
             if latency is not None and point is not None:
-                points.append(charts.Point(*drawn.look(row), latency, point[0], row.passed is True))
+                points.append(charts.Point(*drawn.look(row), latency, point[0], answers(row)))
                 least = point[1] if point[1] is not None else least
         if len(points) > 1:
             name = f"tradeoff-{len(panels)}"
@@ -187,13 +199,39 @@ def _error_curve(drawn: _Drawn, row: Row) -> charts.Curve | None:
     accuracy = row.accuracy
     if accuracy is None or accuracy.per_step is None or len(accuracy.per_step) < 2:
         return None
-    values = accuracy.per_step
-    if not any(finite(value) for value in values):
-        return None  # no error at all: a line along the axis says nothing
     steps = next((output.steps for output in accuracy.outputs.values() if output.per_step and output.steps), None)
-    each = (steps or len(values)) / len(values)
+    return _pieces(drawn.look(row), accuracy.per_step, steps or len(accuracy.per_step))
+
+
+def _drift(drawn: _Drawn) -> Figure | None:
+    """The drift is the subject's and the same in all its rows: one chart for all sizes."""
+    found = {drawn.look(row): row.drift for row in drawn.rows if row.drift is not None}
+    curves = [curve for look, drift in found.items() if (curve := _drift_curve(look, drift)) is not None]
+    if not curves:
+        return None
+    title = "Error over streamed steps"
+    caption = (
+        "Mean absolute error of the first output in a stream of single steps, where the subject and the reference each "
+        "carry the states that they made themselves. A flat line does not drift."
+    )
+    grows = [name for (name, _), drift in found.items() if drift.grows]
+    if grows:
+        caption += f" It grows for {', '.join(grows)}."
+    drawing = charts.curves(curves, "drift-0", title, "streamed step", "mean absolute error")
+    return Figure("drift", "Drift", *_kept(caption, [(title, drawing)]))
+
+
+def _drift_curve(look: tuple[str, int], drift: Drift) -> charts.Curve | None:
+    return _pieces(look, drift.per_step, drift.steps) if len(drift.per_step) > 1 else None
+
+
+def _pieces(look: tuple[str, int], values: Sequence[float], steps: int) -> charts.Curve | None:
+    """The error in equal pieces of so many steps; None without any error: a line along the axis says nothing."""
+    if not any(finite(value) for value in values):
+        return None
+    each = steps / len(values)
     points = ((each * (index + 0.5), value) for index, value in enumerate(values) if finite(value) is not None)
-    return charts.Curve(*drawn.look(row), tuple(points))
+    return charts.Curve(*look, tuple(points))
 
 
 def _scaling(drawn: _Drawn) -> Figure | None:

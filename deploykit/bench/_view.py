@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deploykit.bench._figures import finite, shape, throughput
-from deploykit.bench.report import MetricResult, Report, Row, Speedup
-from deploykit.bench.table import DASH, key, labels, number, remarks
+from deploykit.bench._figures import answers, finite, shape, throughput
+from deploykit.bench.report import GateResult, MetricResult, Report, Row, Server, Speedup
+from deploykit.bench.table import DASH, key, labels, number, remarks, scenario
 from deploykit.units import size
 
 _VERDICTS = {"failed": "failed", "unavailable": "missing"}
@@ -54,8 +54,9 @@ class Fact:
 def verdict_words(report: Report) -> str:
     """The verdict in a sentence or two."""
     names = labels(report)
-    ran = {names[key(row)] for row in report.rows if row.status == "ok" and row.passed}
-    bad = list(dict.fromkeys(names[key(row)] for row in report.rows if row.passed is False))
+    ran = {names[key(row)] for row in report.rows if row.status == "ok" and answers(row)}
+    bad = list(dict.fromkeys(names[key(row)] for row in report.rows if row.passed is False and not answers(row)))
+    missed = dict.fromkeys(gate.name for gate in report.gates if not gate.passed)
     gone = list(dict.fromkeys(names[key(row)] for row in report.rows if row.status == "unavailable"))
     many = "Every answer" if len(ran) != 1 else f"Every answer of {next(iter(ran))}"
     if bad:
@@ -65,6 +66,7 @@ def verdict_words(report: Report) -> str:
         said += f"Did not run to the end: {', '.join(name for name in bad if name in failed)}. " if failed else ""
     else:
         said = f"{many} lies within its tolerance of {report.reference}. " if ran else "Nothing ran. "
+    said += f"Gates missed: {', '.join(missed)}. " if missed else ""
     return said + (f"Not available here: {', '.join(gone)}." if gone else "")
 
 
@@ -103,7 +105,7 @@ def facts(report: Report) -> tuple[str, list[Fact]]:
 def groups(report: Report) -> list[Group]:
     """The rows of the main table, those of the same sizes together, and last those that have none."""
     names = labels(report)
-    timed = any(row.latency_ms is not None for row in report.rows)
+    timed = scenario(report) if any(row.latency_ms is not None for row in report.rows) else ""
     metric = _metric_name(report)
     ran = [row for row in report.rows if row.status != "unavailable"]
     gone = [row for row in report.rows if row.status == "unavailable"]
@@ -126,6 +128,35 @@ def notes(report: Report) -> list[tuple[str, list[str]]]:
     if report.warnings:
         found["The run"] = list(report.warnings)
     return list(found.items())
+
+
+def gates(report: Report) -> list[Line]:
+    """What each gate said of each row."""
+    return [
+        Line(
+            gate.name,
+            (
+                Cell("Row", gate.row, kind=""),
+                Cell("Found", DASH if finite(gate.found) is None else _in_its_unit(gate.name, gate.found or 0.0)),
+                Cell("Limit", _in_its_unit(gate.name, gate.limit)),
+                Cell("Result", _gate_words(gate), kind="outcome"),
+                Cell("Why", gate.reason or "", kind=""),
+            ),
+            "" if gate.passed else "bad",
+        )
+        for gate in report.gates
+    ]
+
+
+def _gate_words(gate: GateResult) -> str:
+    return "missed" if not gate.passed else "passed" if gate.reason is None else "passed, uncertain"
+
+
+def _in_its_unit(gate: str, value: float) -> str:
+    name = gate.split(maxsplit=1)[0]
+    if name == "max-metric-drop":
+        return f"{value:.2%}"
+    return f"{_plain(value)}{ {'max-latency': ' ms', 'min-rate': '/s'}.get(name, '×') }"
 
 
 def processes(report: Report) -> list[Line]:
@@ -191,8 +222,10 @@ def _size_words(row: Row, reference: Row | None) -> str:
     return f"{ratio:.2f} times smaller" if ratio >= 1 else f"{1 / ratio:.2f} times larger"
 
 
-def _cells(row: Row, timed: bool, metric: str) -> tuple[Cell, ...]:
+def _cells(row: Row, timed: str, metric: str) -> tuple[Cell, ...]:
+    """``timed`` is the scenario; empty where nothing was timed."""
     found = [*_timing(row)] if timed else []
+    found += [Cell("Requests/s", *_requests(row.server))] if timed == "server" else []
     accuracy = row.accuracy
     snr = None if accuracy is None else finite(accuracy.snr_db)
     exact = accuracy is not None and snr is None and accuracy.max_abs == 0
@@ -216,6 +249,17 @@ def _timing(row: Row) -> list[Cell]:
         Cell("Rows/s", _plain(rate)),
         Cell("Speed-up", *_speedup(row.speedup)),
     ]
+
+
+def _requests(found: Server | None) -> tuple[str, str]:
+    """The rate, and the percentile that it was held against or has."""
+    if found is None:
+        return DASH, ""
+    if found.percentile is not None:
+        return _plain(found.rate), f"{found.percentile} within {found.bound_ms:g} ms"
+    if found.p50 is None:
+        return DASH, f"its queue ran away at {_plain(found.rate)}"
+    return _plain(found.rate), "" if found.p99 is None else f"p99 {_plain(found.p99)} ms"
 
 
 def _plain(value: float | None) -> str:
@@ -264,7 +308,7 @@ def _metric_name(report: Report) -> str:
 def _verdict(row: Row) -> tuple[str, str]:
     if row.status != "ok":
         return _VERDICTS[row.status], ""
-    return ("passed" if row.passed else "outside"), ""
+    return ("passed" if row.passed else "missed a gate" if row.fault == "gate" else "outside"), ""
 
 
 def _kind(row: Row) -> str:
@@ -291,8 +335,17 @@ def _process(row: Row) -> tuple[Cell, ...]:
 
 def _words(name: str) -> str:
     known = {"cpu": "CPU", "cpu_flags": "CPU flags", "os": "OS", "git": "Repository", "memory_bytes": "Memory"}
-    known |= {"latency": "Latency timed", "seconds": "Seconds per row"}
+    known |= {
+        "latency": "Latency timed",
+        "seconds": "Seconds per row",
+        "gpus": "GPUs",
+        "gpu_state": "GPUs after timing",
+    }
     return known.get(name) or name.replace("_", " ").capitalize()
+
+
+def _short(value: Any) -> str:
+    return DASH if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _value(name: str, value: Any) -> str:
@@ -304,7 +357,7 @@ def _value(name: str, value: Any) -> str:
     if name == "git" and isinstance(value, Mapping):
         return f"{str(value.get('commit'))[:12]}{', with changes' if value.get('dirty') else ''}"
     if isinstance(value, Mapping):
-        return ", ".join(f"{one} {told}" for one, told in value.items()) or DASH
+        return ", ".join(f"{one} {_short(told)}" for one, told in value.items()) or DASH
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return ", ".join(map(str, value)) or DASH
+        return ", ".join(_value("", part) if isinstance(part, Mapping) else str(part) for part in value) or DASH
     return str(value)

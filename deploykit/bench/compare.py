@@ -7,7 +7,8 @@ therefore the earlier speed-up over the later one, and the milliseconds are info
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -15,11 +16,11 @@ from typing import Any
 import msgspec
 
 from deploykit.bench.report import GateResult, Report, Row, Speedup
-from deploykit.bench.table import row_names
+from deploykit.bench.table import row_names, scenario
 
 SCHEMA_VERSION = 1
 #: What differs between any two runs and explains nothing.
-_RESTLESS = ("load_average",)
+_RESTLESS = ("load_average", "gpu_state")
 #: What may change a speed-up; the rest of the environment (git, memory) is told and does not warn.
 _SPEED = (
     "cpu",
@@ -34,6 +35,7 @@ _SPEED = (
     "threads",
     "spinning",
     "denormals",
+    "gpus",
 )
 _Key = tuple[Any, ...]
 
@@ -51,7 +53,7 @@ class Change:
 class Slowdown:
     """How many times slower, against the reference, the later run is; below 1 it became faster.
 
-    ``low`` and ``high`` hold the two intervals' ends against each other, so they are wider than a 95 % interval.
+    ``low`` and ``high``: the 95 % interval, from the two speed-ups' own, which know nothing of each other.
     """
 
     median: float
@@ -150,6 +152,11 @@ def incomparable(before: Report, after: Report) -> str | None:
     """Why the speed-ups of two reports are against different things; None where the reference is one and the same."""
     if before.model != after.model:
         return f"one is of the model {before.model} and the other of {after.model}, so their speed-ups do not compare."
+    if scenario(before) != scenario(after):
+        return (
+            f"one was timed in the scenario {scenario(before)} and the other in {scenario(after)}, so their speed-ups "
+            "do not compare."
+        )
     old, new = before.rows[0], after.rows[0]
     if (before.reference, old.precision) != (after.reference, new.precision):
         return (
@@ -169,15 +176,27 @@ def slowdown(before: Row, after: Row) -> Slowdown | None:
     old, new = before.speedup, after.speedup
     if old is None or new is None or not new.median:
         return None
-    low = None if old.low is None or not new.high else old.low / new.high
-    high = None if old.high is None or not new.low else old.high / new.low
-    return Slowdown(old.median / new.median, low, high)
+    ratio = old.median / new.median
+    below = _apart(old.low, old.median, new.median, new.high)
+    above = _apart(old.median, old.high, new.low, new.median)
+    return Slowdown(ratio, None if below is None else ratio / below, None if above is None else ratio * above)
+
+
+def _apart(*ends: float | None) -> float | None:
+    """How far an end of a ratio lies from its middle, as a factor: two independent errors add up by their squares.
+
+    ``ends`` are the nearer and the farther end of what may lie between, twice; None where one is not known or is 0.
+    """
+    low, high, other_low, other_high = ends
+    if not low or not high or not other_low or not other_high:
+        return None
+    return math.exp(math.hypot(math.log(high / low), math.log(other_high / other_low)))
 
 
 def environment_changes(before: Report, after: Report) -> tuple[Change, ...]:
     """What differs in machine, software and git state, besides what always does."""
     changes = _changes(before.environment, after.environment)
-    return tuple(change for change in changes if change.name not in _RESTLESS)
+    return tuple(change for change in changes if change.name.partition(".")[0] not in _RESTLESS)
 
 
 def speed_changes(before: Report, after: Report) -> tuple[Change, ...]:
@@ -197,6 +216,8 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in values.items():
         if isinstance(value, Mapping):
             flat.update({f"{name}.{inner}": found for inner, found in value.items()})
+        elif isinstance(value, Sequence) and any(isinstance(part, Mapping) for part in value):
+            flat.update(_flat({f"{name}.{number}": part for number, part in enumerate(value)}))
         else:
             flat[name] = list(value) if isinstance(value, tuple) else value
     return flat

@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from deploykit.bench.report import Report, Row
-from deploykit.bench.table import row_names
+from deploykit.bench.table import row_names, scenario
 
 COLUMNS = (
     "model",
@@ -51,6 +52,23 @@ COLUMNS = (
     "first_ms",
     "gates_failed",
     "warnings",
+    "scenario",
+    "throughput",
+    "drift_steps",
+    "drift_max_abs",
+    "drift_snr_db",
+    "drift_snr_first_db",
+    "drift_snr_last_db",
+    "drift_grows",
+    "server_rate",
+    "server_percentile",
+    "server_bound_ms",
+    "server_found_ms",
+    "server_p50_ms",
+    "server_p90_ms",
+    "server_p99_ms",
+    "server_requests",
+    "server_capped",
 )
 
 
@@ -88,7 +106,16 @@ def _cells(report: Report, name: str, row: Row) -> dict[str, Any]:
         **{column: getattr(row, column) for column in ("size_bytes", "peak_memory_bytes", "load_ms", "first_ms")},
         "gates_failed": "; ".join(gate.name for gate in report.gates if gate.row == name and not gate.passed),
         "warnings": " ".join(row.warnings),
+        "scenario": scenario(report),
+        "throughput": getattr(latency, "throughput", None),
+        **_of("drift", row.drift, ("steps", "max_abs", "snr_db", "snr_first_db", "snr_last_db", "grows")),
+        **_of("server", row.server, ("rate", "percentile", "bound_ms", "found_ms", "requests", "capped")),
+        **{f"server_{stat}_ms": getattr(row.server, stat, None) for stat in ("p50", "p90", "p99")},
     }
+
+
+def _of(what: str, found: object, names: Iterable[str]) -> dict[str, Any]:
+    return {f"{what}_{name}": getattr(found, name, None) for name in names}
 
 
 def _cell(value: Any) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from deploykit.artifact import Artifact
 from deploykit.bench import drift, server, shapes, stages
+from deploykit.bench.environment import gpu_state
 from deploykit.bench.model import learn
 from deploykit.bench.report import Report
 from deploykit.bench.rows import make_report
@@ -80,10 +81,12 @@ def _run(seats: Sequence[Seat], settings: Settings, meter: _Meter, workers: cont
             if settings.scenario.name == "server":
                 server.measure_server(seats, shape, settings, meter.tick)
                 _require(reference)
+    # Now, as a GPU's clocks fall soon after its work ends.
+    state = gpu_state() if settings.latency else None
     stages.take_stats(seats)
     stages.judge_metrics(model, seats, meter.tick)
     _require(reference)
-    return make_report(model, seats, asked, settings, warnings)
+    return make_report(model, seats, asked, settings, warnings, state)
 
 
 def _require(reference: Seat) -> None:

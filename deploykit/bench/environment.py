@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,33 @@ LIBRARIES = (
     "tensorrt",
     "pycuda",
 )
+#: What nvidia-smi says of a GPU, and what the report calls it: what stays, and what changes with its work.
+_GPU = {
+    "name": "name",
+    "driver_version": "driver",
+    "memory.total": "memory_mib",
+    "clocks.max.sm": "max_clock_mhz",
+    "clocks.max.mem": "max_memory_clock_mhz",
+    "power.limit": "power_limit_w",
+    "persistence_mode": "persistence",
+}
+_GPU_STATE = {
+    "pstate": "state",
+    "clocks.sm": "clock_mhz",
+    "clocks.mem": "memory_clock_mhz",
+    "power.draw": "power_w",
+    "temperature.gpu": "temperature_c",
+}
+_GPU_WORDS = ("name", "driver", "persistence", "state")
 
 
-def environment(threads: int, denormals: Sequence[str]) -> dict[str, Any]:
+def environment(
+    threads: int, denormals: Sequence[str], gpu_state: Sequence[Mapping[str, Any]] | None = None
+) -> dict[str, Any]:
     """Everything about the machine that a latency may depend on; None where it cannot be read.
 
-    ``denormals`` is what each backend's worker found: ``kept`` or ``flushed``.
+    ``denormals`` is what each backend's worker found: ``kept`` or ``flushed``; ``gpu_state`` is what ``gpu_state`` said
+    when the timing had just ended.
     """
     return {
         "cpu": _cpu_model(),
@@ -64,7 +86,36 @@ def environment(threads: int, denormals: Sequence[str]) -> dict[str, Any]:
         "spinning": False,
         "denormals": sorted(set(denormals)),
         "git": _git(),
+        "gpus": _gpus(_GPU),
+        "gpu_state": gpu_state,
     }
+
+
+def gpu_state() -> list[dict[str, Any]] | None:
+    """Clocks, power and temperature of each NVIDIA GPU at this moment; None where there is none, or no nvidia-smi.
+
+    They are read and never set: a GPU slows down when it is hot or at its limit, and a reader should see that.
+    """
+    return _gpus(_GPU_STATE)
+
+
+def _gpus(fields: Mapping[str, str]) -> list[dict[str, Any]] | None:
+    told = _run("nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits")
+    rows = [row for row in csv.reader((told or "").splitlines(), skipinitialspace=True) if len(row) == len(fields)]
+    return [dict(zip(fields.values(), map(_gpu_value, fields.values(), row), strict=True)) for row in rows] or None
+
+
+def _gpu_value(name: str, text: str) -> str | float | None:
+    """A number, or a word; None for what nvidia-smi says in brackets: that the GPU does not tell."""
+    text = text.strip()
+    if not text or text.startswith("[") or text == "N/A":
+        return None
+    if name in _GPU_WORDS:
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _read(path: Path) -> str | None:

@@ -1,8 +1,10 @@
 """Gates: limits that a user sets on latency, speed-up, the metric, and the speed-up of an earlier run.
 
 A gate is judged on the median (or the percentile that it names). Where the 95 % interval has the limit inside it, or
-an unstable latency is near it, the result says that it is uncertain: running again may turn it over. What cannot be
-judged does not pass, and neither does a gate that found nothing to judge: silence must not look like success.
+an unstable latency is near it, the result says that it is uncertain: running again may turn it over. A slowdown alone
+is missed only where its whole interval lies beyond the limit: two runs of one thing differ by noise, and a gate that
+stands in every build must not fail for that. What cannot be judged does not pass, and neither does a gate that found
+nothing to judge: silence must not look like success.
 """
 
 from __future__ import annotations
@@ -14,11 +16,13 @@ from typing import Literal
 
 from deploykit.bench import compare
 from deploykit.bench.report import GateResult, Latency, Report, Row, verdict
-from deploykit.bench.table import row_names
+from deploykit.bench.table import row_names, scenario
 from deploykit.bench.tolerance import metric_drop
 from deploykit.errors import UsageError
 
 Stat = Literal["p50", "p90", "p95", "p99", "mean"]
+#: Near saturation a percentile varies with the draw of arrivals: a rate says no more than this share of itself.
+_RATE_READS_TO = 0.10
 #: Samples that a percentile needs to be reported at all; see ``stats.percentile``.
 _NEEDED = {"p50": 2, "p90": 10, "p95": 20, "p99": 100}
 
@@ -41,6 +45,14 @@ class MinSpeedup:
 
 
 @dataclass(frozen=True)
+class MinRate:
+    """Requests a second that the server scenario found to hold its bound; for one backend, or all but the reference."""
+
+    limit: float
+    backend: str | None = None
+
+
+@dataclass(frozen=True)
 class Baseline:
     """An earlier report, what it is called, and how many times slower a row may have become since."""
 
@@ -55,6 +67,7 @@ class Gates:
 
     max_latency: tuple[MaxLatency, ...] = ()
     min_speedup: tuple[MinSpeedup, ...] = ()
+    min_rate: tuple[MinRate, ...] = ()
     max_metric_drop: float | None = None
     baseline: Baseline | None = None
 
@@ -79,12 +92,17 @@ def judge(report: Report, gates: Gates) -> Report:
     )
 
 
-def usable_baseline(report: Report, name: str, limit: float) -> Baseline:
-    """A report as the baseline of a gate.
+def usable_baseline(report: Report, name: str, limit: float, timed: str, later: str = "this run") -> Baseline:
+    """A report as the baseline of a gate on ``later``, where the scenario ``timed`` is timed.
 
     Raises:
-        UsageError: it has no row that anything could be held against.
+        UsageError: it is of another scenario, or has no row that anything could be held against.
     """
+    if scenario(report) != timed:
+        raise UsageError(
+            f"{name} was timed in the scenario {scenario(report)} and {later} in {timed}, so one is no baseline for "
+            f"the other: name a report of the scenario {timed}."
+        )
     if not any(row.speedup is not None and not compare.is_reference(report, row) for row in report.rows):
         raise UsageError(
             f"{name} has no speed-up of any row but the reference, so it is no baseline: name the JSON of a "
@@ -109,7 +127,7 @@ def slowdowns(before: Report, after: Report, limit: float, name: str) -> Iterato
             row,
             limit,
             found.median,
-            found.median <= limit,
+            (found.median if found.low is None else found.low) <= limit,
             f"{words}: {found.median:.3g} times slower against the reference, and {limit:g} is allowed.",
             _straddles(found.low, limit, found.high),
         )
@@ -125,6 +143,10 @@ def _results(report: Report, gates: Gates) -> Iterator[GateResult]:
         for name, row in _meant(report, speedup.backend):
             yield _speedup(name, row, speedup.limit)
         yield from _nothing_meant(report, "min-speedup", speedup.limit, speedup.backend)
+    for rate in gates.min_rate:
+        for name, row in _meant(report, rate.backend):
+            yield _rate(name, row, rate.limit)
+        yield from _nothing_meant(report, "min-rate", rate.limit, rate.backend)
     if gates.max_metric_drop is not None:
         for name, row in _meant(report, None):
             yield _metric(name, row, gates.max_metric_drop)
@@ -173,6 +195,25 @@ def _speedup(name: str, row: Row, limit: float) -> GateResult:
     told = f"it is {found.median:.3g} times as fast as {found.vs}, and {limit:g} is needed."
     unsure = _straddles(found.low, limit, found.high)
     return _judged("min-speedup", name, limit, found.median, found.median >= limit, told, unsure)
+
+
+def _rate(name: str, row: Row, limit: float) -> GateResult:
+    found = row.server
+    if found is None or found.percentile is None:
+        told = "it failed, so there is no rate." if row.status == "failed" else "this run looked for no highest rate."
+        return _unjudged("min-rate", name, limit, told)
+    unsure = "This is uncertain: the search ended for its time." if found.capped else None
+    needed = f"{limit:,.10g} are needed."
+    if found.rate is None:
+        told = f"no rate that was tried holds {found.percentile} within {found.bound_ms:g} ms, and {needed}"
+        return _unjudged("min-rate", name, limit, told if unsure is None else f"{told} {unsure}")
+    passed = found.rate >= limit
+    if abs(found.rate - limit) <= _RATE_READS_TO * limit:
+        unsure = f"This is uncertain: a rate reads to about {_RATE_READS_TO:.0%}."
+    elif passed:  # a search that went on could only have found more
+        unsure = None
+    told = f"it holds {found.percentile} within {found.bound_ms:g} ms up to {found.rate:,.4g} requests/s, and {needed}"
+    return _judged("min-rate", name, limit, found.rate, passed, told, unsure)
 
 
 def _metric(name: str, row: Row, limit: float) -> GateResult:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from deploykit.bench import _figures, _view
 from deploykit.bench.report import Report
+from deploykit.bench.table import scenario
 from deploykit.coverage import Coverage
 from deploykit.files import write_text
 
@@ -23,11 +24,13 @@ def render(report: Report) -> str:
     settings = {name: value for name, value in report.settings.items() if name != "command"}
     return _template().render(
         report=report,
+        scenario=scenario(report),
         verdict=_view.verdict_words(report),
         facts_title=title,
         facts=facts,
         groups=_view.groups(report),
         notes=_view.notes(report),
+        gates=_view.gates(report),
         figures=_figures.figures(report),
         covered=[
             (name, row, list(zip(coverage.rows, Coverage(coverage.rows).shares(), strict=True)))

@@ -1,8 +1,9 @@
 """A report as JUnit XML, for the test pages of CI systems: one suite for each subject, one case for each check.
 
-The elements and attributes are those that the schemas of Jenkins and GitLab share. What did not run is an error, what
-answered wrongly or missed a gate a failure, what is unavailable skipped. A broken invariance does not fail a row, so
-its case passes and says so in ``system-out``.
+The elements and attributes are those of the schema of Jenkins's xUnit plugin (junit-10.xsd); Ant's older one wants a
+host's name and a date in every suite, which a report does not hold. What did not run is an error, what answered wrongly
+or missed a gate a failure, what is unavailable skipped. A broken invariance does not fail a row, so its case passes and
+says so in ``system-out``.
 """
 
 from __future__ import annotations

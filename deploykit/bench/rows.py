@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,14 +18,22 @@ from deploykit.errors import WrongAnswerError
 
 
 def make_report(
-    model: Model, seats: Sequence[Seat], asked: Sequence[Shape], settings: Settings, warnings: Sequence[str]
+    model: Model,
+    seats: Sequence[Seat],
+    asked: Sequence[Shape],
+    settings: Settings,
+    warnings: Sequence[str],
+    gpu_state: Sequence[Mapping[str, Any]] | None = None,
 ) -> Report:
-    """One row for each live or failed seat and shape, one for each unavailable seat."""
+    """One row for each live or failed seat and shape, one for each unavailable seat.
+
+    ``gpu_state`` is what the GPUs were doing when the timing had just ended.
+    """
     rows = tuple(row for seat in seats for row in _rows(model, seat, seats, asked))
     denormals = [seat.stats.denormals for seat in seats if seat.stats is not None]
     return Report(
         model=model.reference.artifact.name,
-        environment=environment(settings.threads, denormals),
+        environment=environment(settings.threads, denormals, gpu_state),
         reference=model.reference.subject.backend,
         rows=rows,
         passed=verdict(rows),

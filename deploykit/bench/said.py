@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from deploykit.bench.report import Drift, Row, Server
+from deploykit.bench.report import Drift, Latency, Row, Server
 
 #: The scenario of a report of before, or that does not say.
 SINGLE = "single-stream"
@@ -22,12 +22,18 @@ def drift(found: Drift) -> str:
     )
 
 
-def server(found: Server, sizes: str) -> str:
-    """The highest rate that held, or what a rate that was given did."""
-    end = " (the search ended for its time)" if found.capped else ""
+def server(found: Server, sizes: str, alone: Latency | None = None) -> str:
+    """The highest rate that held, or what a rate that was given did; ``alone`` is the latency without any queue."""
+    end = ", and the search ended for its time" if found.capped else ""
     count = f"{len(found.tries)} rate{'' if len(found.tries) == 1 else 's'} tried{end}"
     if found.percentile is not None and found.rate is None:
-        return f"at {sizes}, no rate holds {found.percentile} within {found.bound_ms:g} ms: {count}."
+        least = min((one.rate for one in found.tries), default=None)
+        down = "" if least is None else f" down to {least:.3g} requests/s"
+        told = f"at {sizes}, no rate{down} holds {found.percentile} within {found.bound_ms:g} ms: {count}"
+        served: float | None = getattr(alone, found.percentile, None)
+        if served is None or found.bound_ms is None or served <= found.bound_ms:
+            return f"{told}."
+        return f"{told}; {served:.3g} ms is its {found.percentile} without any queue."
     told = ", ".join(
         f"{name} {value:.3g} ms"
         for name, value in (("p50", found.p50), ("p90", found.p90), ("p99", found.p99))
@@ -39,9 +45,14 @@ def server(found: Server, sizes: str) -> str:
             f"{told} over {found.requests:,} requests; {count}."
         )
     if found.p50 is None:
-        return f"at {sizes}, {found.rate:.4g} requests/s are too many: its queue ran away."
+        return f"at {sizes}, {found.rate:,.10g} requests/s are too many: its queue ran away."
     few = ", as no more arrive within the time that a try may last" if found.capped else ""
     return f"at {sizes}, {told} at {found.rate:.4g} requests/s, over {found.requests:,} requests{few}."
+
+
+def served(found: Server) -> float | None:
+    """The requests a second that it kept up with; None where its queue ran away, or no rate holds the bound."""
+    return None if found.p50 is None else found.rate
 
 
 def best(rows: Sequence[Row]) -> Iterator[str]:

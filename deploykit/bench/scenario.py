@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
@@ -58,8 +59,8 @@ class Scenario:
                 "--scenario server needs either --rate 50, to measure percentiles at that many requests a second, or "
                 "--bound p99=20ms, to find the highest rate that holds it."
             )
-        if self.rate is not None and not self.rate > 0:
-            raise UsageError(f"--rate {self.rate:g} cannot be: name requests a second above 0.")
+        if self.rate is not None and not 0 < self.rate < math.inf:
+            raise UsageError(f"--rate {self.rate:g} cannot be: name a number of requests a second above 0.")
 
     @property
     def defaults(self) -> Defaults:

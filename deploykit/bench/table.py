@@ -49,7 +49,7 @@ def remarks(report: Report) -> Iterator[tuple[str, str]]:
         said += [row.reason] if row.reason and row.fault != "gate" else []  # gates have lines of their own
         said += row.warnings
         said += [sentences.drift(row.drift)] if row.drift is not None and row.drift.reason is None else []
-        said += [] if row.server is None else [sentences.server(row.server, sizes(row))]
+        said += [] if row.server is None else [sentences.server(row.server, sizes(row), row.latency_ms)]
         if row.latency_ms is not None and not row.latency_ms.stable:
             shaky.setdefault(name, []).append(sizes(row))
         seen.update(((name, text), None) for text in said)
@@ -115,7 +115,7 @@ def _cells(row: Row, timed: str) -> dict[str, str]:
     if timed == "offline":
         further["rows/s"] = _rate(sentences.throughput(row) or None)
     if timed == "server":
-        further["req/s"] = _rate(None if row.server is None else row.server.rate)
+        further["req/s"] = _rate(None if row.server is None else sentences.served(row.server))
     return {
         "B×T": sizes(row),
         "p50 ms": number(row.latency_ms.p50 if row.latency_ms else None),

@@ -194,7 +194,7 @@ def evaluate(
     """What bench and validate do, the one with latency and the other without."""
     from deploykit.bench.gates import judge
 
-    gates = asked.gates()
+    gates = asked.gates(settings.scenario)
     wanted = wanted_backends(backends)
     if not settings.latency and wanted == (REFERENCE,):
         raise UsageError(f"{REFERENCE} is the reference itself: name a backend to hold against it, like ort.")

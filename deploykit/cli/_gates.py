@@ -16,8 +16,9 @@ from deploykit import files, registry
 from deploykit.errors import UnknownNameError, UsageError
 
 if TYPE_CHECKING:
-    from deploykit.bench.gates import Baseline, Gates, MaxLatency, MinSpeedup
+    from deploykit.bench.gates import Baseline, Gates, MaxLatency, MinRate, MinSpeedup
     from deploykit.bench.report import GateResult, Report
+    from deploykit.bench.scenario import Scenario
     from deploykit.bench.tolerance import Override, Overrides
 
 DEFAULT_SLOWDOWN = 1.10
@@ -33,6 +34,7 @@ class Asked:
 
     max_latency: tuple[str, ...] = ()
     min_speedup: tuple[str, ...] = ()
+    min_rate: tuple[str, ...] = ()
     max_metric_drop: str | None = None
     min_snr: str | None = None
     atol: str | None = None
@@ -59,8 +61,8 @@ class Asked:
         )
         return Overrides(every, _by_output(self.tolerance))
 
-    def gates(self) -> Gates:
-        """The gates; the baseline is read now, so that a wrong path does not cost a whole run.
+    def gates(self, scenario: Scenario) -> Gates:
+        """The gates on a run of that scenario; the baseline is read now: a wrong path must not cost a whole run.
 
         Raises:
             UsageError: one cannot be read, or means nothing.
@@ -71,8 +73,9 @@ class Asked:
         return Gates(
             tuple(map(_max_latency, self.max_latency)),
             tuple(map(_min_speedup, self.min_speedup)),
-            _number("--max-metric-drop", self.max_metric_drop),
-            self._baseline(),
+            self._min_rate(scenario),
+            max_metric_drop=_number("--max-metric-drop", self.max_metric_drop),
+            baseline=self._baseline(scenario.name),
         )
 
     def write(self, report: Report) -> None:
@@ -86,7 +89,16 @@ class Asked:
 
             files.write_text(self.csv, to_csv(report))
 
-    def _baseline(self) -> Baseline | None:
+    def _min_rate(self, scenario: Scenario) -> tuple[MinRate, ...]:
+        if self.min_rate and scenario.bound is None:
+            without = "" if scenario.rate is None else ", and leave out --rate"
+            raise UsageError(
+                "--min-rate needs the highest rate of requests that holds a bound: add --scenario server --bound "
+                f"p99=20ms{without}."
+            )
+        return tuple(map(_min_rate, self.min_rate))
+
+    def _baseline(self, scenario: str) -> Baseline | None:
         limit = slowdown(self.max_slowdown)
         if self.baseline is None:
             if limit is not None:
@@ -95,7 +107,8 @@ class Asked:
         from deploykit.bench.gates import usable_baseline
         from deploykit.bench.report import read
 
-        return usable_baseline(read(self.baseline), str(self.baseline), DEFAULT_SLOWDOWN if limit is None else limit)
+        limit = DEFAULT_SLOWDOWN if limit is None else limit
+        return usable_baseline(read(self.baseline), str(self.baseline), limit, scenario)
 
 
 _TOLERANCE_OPTIONS = (
@@ -131,8 +144,15 @@ _LATENCY_OPTIONS = (
     click.option(
         "--max-slowdown",
         metavar="X",
-        help=f"How many times slower than in --baseline is allowed; default: {DEFAULT_SLOWDOWN:.2f}.",
+        help=f"How many times slower than in --baseline is allowed, beyond what noise explains; "
+        f"default: {DEFAULT_SLOWDOWN:.2f}.",
     ),
+)
+_RATE_OPTION = click.option(
+    "--min-rate",
+    multiple=True,
+    metavar="[BACKEND:]N",
+    help="Gate on the requests a second that hold --bound, like 200 or ort:200; repeatable.",
 )
 _FILE_OPTIONS = (
     click.option(
@@ -146,8 +166,11 @@ _FILE_OPTIONS = (
 )
 
 
-def options(*, latency: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """All of these options; the command gets them as ``asked``. Without ``latency``, none that needs timing."""
+def options(*, latency: bool, scenarios: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """All of these options; the command gets them as ``asked``.
+
+    Without ``latency``, none that needs timing; without ``scenarios``, none that needs one besides the usual one.
+    """
 
     def collect(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
@@ -155,7 +178,8 @@ def options(*, latency: bool) -> Callable[[Callable[..., Any]], Callable[..., An
             own = {field.name: given.pop(field.name) for field in fields(Asked) if field.name in given}
             return command(*args, asked=Asked(**own), **given)
 
-        wanted = (*_TOLERANCE_OPTIONS, *(_LATENCY_OPTIONS if latency else ()), *_FILE_OPTIONS)
+        timed = (*(_LATENCY_OPTIONS if latency else ()), *((_RATE_OPTION,) if scenarios else ()))
+        wanted = (*_TOLERANCE_OPTIONS, *timed, *_FILE_OPTIONS)
         for option in reversed(wanted):
             collected = option(collected)
         return collected
@@ -196,10 +220,20 @@ def _max_latency(text: str) -> MaxLatency:
 def _min_speedup(text: str) -> MinSpeedup:
     from deploykit.bench.gates import MinSpeedup
 
+    return MinSpeedup(*_for_backend("--min-speedup", text))
+
+
+def _min_rate(text: str) -> MinRate:
+    from deploykit.bench.gates import MinRate
+
+    return MinRate(*_for_backend("--min-rate", text))
+
+
+def _for_backend(option: str, text: str) -> tuple[float, str | None]:
     backend, _, rest = text.rpartition(":")
-    value = _number("--min-speedup", rest, above_zero=True)
+    value = _number(option, rest, above_zero=True)
     assert value is not None
-    return MinSpeedup(value, _backend(backend))
+    return value, _backend(backend)
 
 
 def _backend(name: str) -> str | None:

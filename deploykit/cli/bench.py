@@ -33,7 +33,7 @@ install; in `all` and `default` it is a row that says so.""",
 @_bench.data_option
 @_bench.metric_option
 @_bench.drift_option
-@_gates.options(latency=True)
+@_gates.options(latency=True, scenarios=True)
 @_shared.json_option
 @_bench.html_option
 @click.pass_obj

@@ -30,18 +30,23 @@ is given and a row of BEFORE is slower than that in AFTER, or missing there.""",
 )
 @click.argument("before", type=click.Path(path_type=Path))
 @click.argument("after", type=click.Path(path_type=Path))
-@click.option("--max-slowdown", metavar="X", help="How many times slower, against the reference, is allowed.")
+@click.option(
+    "--max-slowdown",
+    metavar="X",
+    help="How many times slower, against the reference, is allowed, beyond what noise explains.",
+)
 @_shared.json_option
 def command(before: Path, after: Path, max_slowdown: str | None, json_target: str | None) -> None:
     from deploykit.bench.compare import compare, to_json
     from deploykit.bench.gates import slowdowns, usable_baseline
     from deploykit.bench.report import read
+    from deploykit.bench.table import scenario
 
     limit = _gates.slowdown(max_slowdown)
     old, new = read(before), read(after)
     found = compare(old, new)
     if limit is not None:
-        usable_baseline(old, str(before), limit)
+        usable_baseline(old, str(before), limit, scenario(new), str(after))
         found = replace(found, gates=tuple(slowdowns(old, new, limit, str(before))))
     if json_target != "-":
         _show(found, str(before), str(after))
@@ -55,10 +60,10 @@ def command(before: Path, after: Path, max_slowdown: str | None, json_target: st
 def _show(found: Comparison, before: str, after: str) -> None:
     click.echo(f"before: {before} ({found.models[0]}, {_verdict(found.passed[0])})")
     click.echo(f"after:  {after} ({found.models[1]}, {_verdict(found.passed[1])})\n")
-    _show_changes("environment", found.environment)
-    _show_changes("settings", found.settings)
     if found.incomparable is not None:
         click.echo(f"warning: {found.incomparable}\n")
+    _show_changes("environment", found.environment)
+    _show_changes("settings", found.settings)
     both = [pair for pair in found.rows if pair.before is not None and pair.after is not None]
     if both:
         titles = ("speed", "before", "after", "slowdown", "intervals", "p50 ms (information only)")

@@ -36,6 +36,7 @@ from deploykit.quantize import Kernels
 @quantize_command.kernels_option
 @_bench.data_option
 @_bench.metric_option
+@_bench.drift_option
 @_gates.options(latency=True)
 @_shared.json_option
 @click.pass_obj
@@ -50,6 +51,7 @@ def command(
     kernels: Kernels | None,
     data: Path | None,
     metric: str | None,
+    drift: int | None,
     json_target: str | None,
     asked: _gates.Asked,
 ) -> None:
@@ -58,9 +60,16 @@ def command(
     from deploykit.bench.gates import judge
     from deploykit.bench.report import to_json
 
-    gates = asked.gates()
-    overrides = asked.overrides()
-    settings = Settings(batches=batch, times=times, threads=threads, data=data, metric=metric, overrides=overrides)
+    settings = Settings(
+        batches=batch,
+        times=times,
+        threads=threads,
+        data=data,
+        metric=metric,
+        overrides=asked.overrides(),
+        drift=_bench.drift_steps(drift),
+    )
+    gates = asked.gates(settings.scenario)
     ref = _shared.model_ref(config, model, described)
     folder = output or config.build_dir
     name = loading.model_name(ref)

@@ -113,12 +113,13 @@ def test_a_provider_that_onnxruntime_leaves_out_is_an_error_and_never_the_cpu(tm
         _ort_gpu.open_on("NoSuchProvider", {}, artifact, RunOptions())
 
 
-def test_nodes_on_the_cpu_are_told(tmp_path: Path) -> None:
+def test_what_a_gpus_latency_is_and_its_nodes_on_the_cpu_are_told(tmp_path: Path) -> None:
     runner = _ort_gpu.open_on("CPUExecutionProvider", {}, onnx_artifact(tmp_path), RunOptions())
     if not hasattr(runner._session, "get_provider_graph_assignment_info"):
-        assert runner.notes == ()
+        assert runner.notes == (_ort_gpu.END_TO_END,)
         return
-    assert runner.notes[0].startswith("4 of its nodes run on the CPU: 2 Transpose, 1 RNN")
+    assert runner.notes[0] == _ort_gpu.END_TO_END
+    assert runner.notes[1].startswith("4 of its nodes run on the CPU: 2 Transpose, 1 RNN")
 
 
 def test_the_gpu_backends_look_for_the_provider_and_then_for_a_gpu(
@@ -175,12 +176,15 @@ def test_openvino_says_what_it_cannot_read_or_is_missing(monkeypatch: pytest.Mon
         assert "deploykit[openvino]" in str(backend.available())
         pytest.skip("OpenVINO is not installed")
     artifact = onnx_artifact(tmp_path)
-    model = onnx.load(artifact.path)
-    model.graph.node[0].domain, model.graph.node[0].op_type = "com.microsoft", "NoSuchOperator"
-    model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
-    onnx.save(model, artifact.path)
-    with pytest.raises(BackendUnavailableError, match=r"does not know the operators com\.microsoft\.NoSuchOperator:"):
-        backend.open(artifact, RunOptions())
+    for domain, step in (("com.microsoft", "upgrade it"), ("ai.deploykit", "quantize with --kernels portable")):
+        model = onnx.load(artifact.path)
+        model.graph.node[0].domain, model.graph.node[0].op_type = domain, "NoSuchOperator"
+        model.opset_import.append(onnx.helper.make_opsetid(domain, 1))
+        onnx.save(model, artifact.path)
+        with pytest.raises(
+            BackendUnavailableError, match=f"does not know the operators {domain}.NoSuchOperator: {step}, or use ort"
+        ):
+            backend.open(artifact, RunOptions())
     artifact.path.write_bytes(b"no protobuf at all")
     with pytest.raises(BackendFailedError, match=r"OpenVINO cannot load contract\.onnx") as error:
         backend.open(artifact, RunOptions())

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from html.parser import HTMLParser
 
-from deploykit.bench.report import ArtifactCoverage, Check, Latency, MetricResult, OutputError, Report, Row, Speedup
+from deploykit.bench.report import ArtifactCoverage, Check, Latency, MetricResult, Report, Row, Speedup
 from deploykit.bench.stats import PERCENTS
 from deploykit.coverage import CoverageRow
-from tests.bench.test_report import ACCURACY, ERROR, GONE, LATENCY, ROW, report
+from tests.bench.samples import ACCURACY, DRIFT, ERROR, GONE, ROW, SERVER
+from tests.bench.samples import SEEN as LATENCY
+from tests.bench.samples import alone as report
 
 NODES = (
     CoverageRow("rnn/GRU", "GRU", "int8", "Scan", 600, 60),
@@ -53,6 +55,8 @@ FAILED = replace(
     INT8, status="failed", passed=False, reason="it crashed.", latency_ms=None, speedup=None, fault="error"
 )
 OUTSIDE = replace(INT8, passed=False, reason="its SNR is low.", fault="answer", warnings=("slower.",))
+GATED = replace(INT8, passed=False, reason="gate min-speedup: too slow.", fault="gate")
+DRIFTED = replace(INT8, drift=DRIFT)
 BARE = replace(INT8, metric=None, accuracy=None, coverage=None, tolerance=None, checks=(), invariance=None)
 OLD = replace(INT8, latency_ms=LATENCY, coverage=None)
 FEW = replace(INT8, latency_ms=Latency(None, None, None, None, 3.0, 3.0, None, 1, 1, stable=False))
@@ -100,12 +104,16 @@ KINDS = {
     "fixed-sizes": tuple(replace(row, batch=None, time=None) for row in (REFERENCE, INT8)),
     "one-alone": (REFERENCE,),
     "many": tuple(replace(INT8, artifact=f"{number}.onnx", latency_ms=latency(number)) for number in range(1, 15)),
+    "gated": (REFERENCE, GATED),
+    "server": (REFERENCE, replace(INT8, server=SERVER)),
+    "server-held-nothing": (REFERENCE, replace(INT8, server=replace(SERVER, rate=None, found_ms=None, p50=None))),
+    "drift": (REFERENCE, DRIFTED),
+    "drift-without-error": (REFERENCE, replace(INT8, drift=replace(DRIFT, per_step=(0.0, 0.0)))),
     "steps": (
         REFERENCE,
         replace(INT8, accuracy=replace(ACCURACY, grows=True, outputs={"y": replace(ERROR, steps=50)})),
     ),
 }
-assert isinstance(ERROR, OutputError)
 
 
 def named(name: str, *rows: Row) -> Report:

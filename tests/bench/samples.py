@@ -8,13 +8,16 @@ from typing import Any
 from deploykit.bench.report import (
     Accuracy,
     Check,
+    Drift,
     Invariance,
     Latency,
     MetricResult,
     OutputError,
     Report,
     Row,
+    Server,
     Speedup,
+    Try,
     verdict,
 )
 from deploykit.bench.tolerance import FLOAT32, INT8
@@ -67,6 +70,21 @@ QUANTIZED = replace(
     metric=MetricResult("score", 1.98, 2.0, higher_is_better=True),
     tolerance=INT8,
 )
+#: A row to be seen in a table or on a page: its numbers are unlike each other.
+SEEN = Latency(1.234, 1.3, 1.4, 12.34, 1.25, 1.1, 0.05, 2000, 20, stable=True)
+ROW = replace(
+    QUANTIZED,
+    artifact="build/model.int8.onnx",
+    batch=16,
+    time=1000,
+    latency_ms=SEEN,
+    speedup=Speedup("torch", 12.345, 11.234, 13.456),
+    metric=MetricResult("bits_per_character", 1.8365, 1.8311, higher_is_better=False),
+    size_bytes=12_345_678,
+    peak_memory_bytes=80_000_000,
+    tolerance=FLOAT32,
+    checks=(),
+)
 GONE = Row("trt", None, None, None, None, 1, "unavailable", reason="TensorRT is not installed.")
 BROKEN = replace(
     ORT,
@@ -77,6 +95,19 @@ BROKEN = replace(
     latency_ms=None,
     speedup=None,
     metric=None,
+)
+
+DRIFT = Drift(1000, 2e-3, 40.0, 45.0, 35.0, (1e-4, 2e-4, 3e-4, 9e-4), grows=True)
+SERVER = Server(
+    rate=200.0,
+    percentile="p99",
+    bound_ms=20.0,
+    found_ms=18.0,
+    p50=5.0,
+    p90=9.0,
+    p99=18.0,
+    requests=400,
+    tries=(Try(400.0, None), Try(210.0, 31.0), Try(200.0, 18.0)),
 )
 
 
@@ -90,6 +121,11 @@ def report(*rows: Row, **changes: Any) -> Report:
         settings={"seed": 0},
     )
     return replace(found, passed=verdict(found.rows), **changes)
+
+
+def alone(*rows: Row) -> Report:
+    """A report of these rows and nothing else."""
+    return Report(model="charlm-gru", environment={}, reference="torch", rows=rows, passed=verdict(rows))
 
 
 def faster(row: Row, median: float, low: float | None = None, high: float | None = None) -> Row:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from deploykit.bench.compare import Change, compare, incomparable, matched, slowdown, to_json
-from deploykit.bench.report import MetricResult
+from deploykit.bench.compare import Change, Slowdown, compare, incomparable, matched, slowdown, to_json
+from deploykit.bench.report import MetricResult, Speedup
 from tests.bench.samples import BROKEN, ENVIRONMENT, GONE, ORT, QUANTIZED, REFERENCE, faster, report
 
 
@@ -40,8 +42,36 @@ def test_what_changed_around_the_runs_is_named() -> None:
 def test_a_slowdown_is_the_ratio_of_the_speedups() -> None:
     found = slowdown(faster(ORT, 3.0, 2.0, 4.0), faster(ORT, 1.5, 1.0, 2.0))
     assert found is not None
-    assert (found.median, found.low, found.high) == (2.0, 1.0, 4.0)
+    assert found.median == 2.0
+    assert found.low == pytest.approx(2 / math.exp(math.hypot(math.log(3 / 2), math.log(2 / 1.5))))
+    assert found.high == pytest.approx(2 * math.exp(math.hypot(math.log(4 / 3), math.log(1.5 / 1))))
     assert slowdown(replace(ORT, speedup=None), ORT) is None
+
+
+def test_one_side_without_an_interval_gives_none_and_one_of_no_width_is_the_others() -> None:
+    found = slowdown(faster(ORT, 3.0, 2.0, 4.0), replace(ORT, speedup=Speedup("torch", 3.0, None, None)))
+    assert found == Slowdown(1.0, None, None)
+    found = slowdown(faster(ORT, 3.0, 2.0, 4.0), faster(ORT, 3.0))
+    assert found is not None
+    assert found.low == pytest.approx(2 / 3)
+    assert found.high == pytest.approx(4 / 3)
+
+
+def test_of_two_draws_of_one_thing_nineteen_in_twenty_intervals_hold_1() -> None:
+    draws = np.random.default_rng(0)
+    held = 0
+    for _ in range(1000):
+        old, new = (
+            faster(ORT, math.exp(middle), math.exp(middle - 1.96 * spread), math.exp(middle + 1.96 * spread))
+            for spread in draws.uniform(0.01, 0.1, 2)
+            for middle in draws.normal(0, spread, 1)
+        )
+        found = slowdown(old, new)
+        assert found is not None
+        assert found.low is not None
+        assert found.high is not None
+        held += found.low <= 1 <= found.high
+    assert 935 <= held <= 965
 
 
 @pytest.mark.parametrize(("low", "high", "overlap"), [(2.1, 2.4, True), (2.3, 2.4, False)])

@@ -6,7 +6,7 @@ from dataclasses import replace
 from deploykit.bench.csv import COLUMNS, to_csv
 from deploykit.bench.gates import Gates, MinSpeedup, judge
 from deploykit.bench.report import MetricResult
-from tests.bench.samples import GONE, ORT, QUANTIZED, report
+from tests.bench.samples import DRIFT, GONE, LATENCY, ORT, QUANTIZED, SERVER, report
 
 
 def lines(text: str) -> list[dict[str, str]]:
@@ -22,6 +22,20 @@ def test_one_line_for_each_row_in_a_stable_order() -> None:
     assert found[2]["precision"] == "int8"
     assert (found[2]["speedup"], found[2]["speedup_low"], found[2]["p99_ms"]) == ("3", "2.5", "8.0")
     assert (found[2]["passed"], found[2]["stable"]) == ("true", "true")
+
+
+def test_the_scenario_its_server_and_the_drift_have_columns_of_their_own() -> None:
+    row = replace(ORT, server=SERVER, drift=DRIFT, latency_ms=replace(LATENCY, throughput=192.0))
+    first, found = lines(to_csv(report(row, settings={"scenario": "server"})))
+    assert [line["scenario"] for line in (first, found)] == ["server", "server"]
+    assert {name: value for name, value in found.items() if name.startswith(("drift_", "server_", "throughput"))} == {
+        **{"throughput": "192.0", "drift_steps": "1000", "drift_max_abs": "0.002", "drift_grows": "true"},
+        **{"drift_snr_db": "40.0", "drift_snr_first_db": "45.0", "drift_snr_last_db": "35.0"},
+        **{"server_rate": "200.0", "server_percentile": "p99", "server_bound_ms": "20.0", "server_found_ms": "18.0"},
+        **{"server_p50_ms": "5.0", "server_p90_ms": "9.0", "server_p99_ms": "18.0", "server_requests": "400"},
+        "server_capped": "false",
+    }
+    assert not any(value for name, value in first.items() if name.startswith(("drift_", "server_")))
 
 
 def test_what_is_unknown_or_not_finite_is_empty() -> None:

@@ -8,13 +8,13 @@ import jsonschema
 import pytest
 
 from deploykit.bench import bench, schema
-from deploykit.bench.gates import Baseline, Gates, MaxLatency, MinSpeedup, judge, usable_baseline
-from deploykit.bench.report import GateResult, MetricResult, Report, read, save, to_json
+from deploykit.bench.gates import Baseline, Gates, MaxLatency, MinRate, MinSpeedup, judge, usable_baseline
+from deploykit.bench.report import GateResult, MetricResult, Report, Server, Speedup, read, save, to_json
 from deploykit.bench.settings import Settings
 from deploykit.bench.tolerance import Override, Overrides
 from deploykit.errors import UnknownNameError, UsageError
 from tests.bench.fakes import subject
-from tests.bench.samples import BROKEN, ENVIRONMENT, GONE, LATENCY, ORT, QUANTIZED, faster, report
+from tests.bench.samples import BROKEN, ENVIRONMENT, GONE, LATENCY, ORT, QUANTIZED, SERVER, faster, report
 
 
 def results(found: Report, name: str) -> list[GateResult]:
@@ -76,7 +76,7 @@ def test_too_few_samples_do_not_pass_and_say_so() -> None:
 
 
 def test_a_row_that_failed_cannot_be_judged() -> None:
-    found = judge(report(BROKEN), Gates((MaxLatency("p50", 9.0),), (MinSpeedup(1),), 0.1))
+    found = judge(report(BROKEN), Gates((MaxLatency("p50", 9.0),), (MinSpeedup(1),), max_metric_drop=0.1))
     assert [(gate.found, gate.passed) for gate in found.gates] == [(None, False)] * 3
     assert found.rows[1].fault == "error"
 
@@ -96,6 +96,37 @@ def test_a_speedup_is_judged_on_its_median_and_says_where_it_is_uncertain(
     gate = judge(report(faster(ORT, 2.0, low, high)), Gates(min_speedup=(MinSpeedup(limit),))).gates[0]
     assert gate.passed is passed
     assert ("uncertain" in str(gate.reason)) is unsure
+
+
+def rated(server: Server | None, *limits: float) -> list[GateResult]:
+    gates = Gates(min_rate=tuple(map(MinRate, limits)))
+    return list(judge(report(replace(ORT, server=server), settings={"scenario": "server"}), gates).gates)
+
+
+def test_a_rate_is_judged_and_uncertain_within_what_it_reads_to() -> None:
+    found = rated(SERVER, 100, 190, 210, 300)
+    assert [(gate.name, gate.found, gate.passed) for gate in found] == [
+        ("min-rate", 200.0, passed) for passed in (True, True, False, False)
+    ]
+    assert ["uncertain" in str(gate.reason) for gate in found] == [False, True, True, False]
+    assert found[3].reason == "it holds p99 within 20 ms up to 200 requests/s, and 300 are needed."
+
+
+def test_a_search_that_ended_early_makes_only_a_miss_uncertain() -> None:
+    passed, missed = rated(replace(SERVER, capped=True), 100, 300)
+    assert passed.reason is None
+    assert "the search ended for its time" in str(missed.reason)
+
+
+def test_without_a_rate_that_holds_nothing_passes() -> None:
+    (none,) = rated(replace(SERVER, rate=None, found_ms=None), 1)
+    assert (none.found, none.passed) == (None, False)
+    assert none.reason == "no rate that was tried holds p99 within 20 ms, and 1 are needed."
+    for server in (None, replace(SERVER, percentile=None, bound_ms=None)):
+        (none,) = rated(server, 1)
+        assert (none.found, none.passed, none.reason) == (None, False, "this run looked for no highest rate.")
+    found = judge(report(BROKEN), Gates(min_rate=(MinRate(1),)))
+    assert found.gates[0].reason == "it failed, so there is no rate."
 
 
 def test_an_unstable_latency_is_uncertain_only_near_the_limit() -> None:
@@ -144,10 +175,30 @@ def test_a_row_slower_than_in_the_baseline_does_not_pass() -> None:
     assert found.rows[1].fault == "gate"
 
 
-def test_a_slowdown_whose_interval_holds_the_limit_is_uncertain() -> None:
-    found = against(report(faster(ORT, 2.0, 1.8, 2.2)), report(faster(ORT, 1.9, 1.7, 2.1)))
-    assert found.passed
-    assert "uncertain" in str(found.gates[0].reason)
+@pytest.mark.parametrize(
+    ("median", "width", "passed", "unsure"),
+    [
+        (1.95, 0.01, True, False),
+        (1.9, 0.1, True, True),
+        (1.7, 0.15, True, True),  # 1.18 times slower, which noise explains
+        (1.7, 0.01, False, False),
+        (1.2, 0.15, False, False),
+    ],
+)
+def test_a_slowdown_that_noise_explains_passes_and_says_that_it_is_uncertain(
+    median: float, width: float, passed: bool, unsure: bool
+) -> None:
+    old, new = (faster(ORT, value, value * (1 - width), value * (1 + width)) for value in (2.0, median))
+    found = against(report(old), report(new))
+    assert found.passed is passed
+    assert ("uncertain" in str(found.gates[0].reason)) is unsure
+
+
+def test_without_an_interval_a_slowdown_is_judged_on_its_median() -> None:
+    alone = replace(ORT, speedup=Speedup("torch", 1.5, None, None))
+    found = against(report(faster(ORT, 2.0, 1.0, 4.0)), report(alone))
+    assert not found.passed
+    assert "one round gives no interval" in str(found.gates[0].reason)
 
 
 def test_a_row_missing_or_unavailable_or_failed_now_does_not_pass() -> None:
@@ -196,7 +247,17 @@ def test_another_environment_is_a_warning() -> None:
 
 def test_a_report_without_speedups_is_no_baseline() -> None:
     with pytest.raises(UsageError, match="no baseline"):
-        usable_baseline(report(replace(ORT, speedup=None)), "old.json", 1.1)
+        usable_baseline(report(replace(ORT, speedup=None)), "old.json", 1.1, "single-stream")
+
+
+def test_a_baseline_of_another_scenario_is_refused_and_never_held_against() -> None:
+    server = report(ORT, settings={"scenario": "server"})
+    with pytest.raises(UsageError, match=r"old\.json was timed in the scenario single-stream and this run in server"):
+        usable_baseline(report(ORT), "old.json", 1.1, "server")
+    assert usable_baseline(server, "old.json", 1.1, "server").report == server
+    gate = against(report(ORT), server).gates[0]
+    assert not gate.passed
+    assert "the scenario single-stream and the other in server" in str(gate.reason)
 
 
 ACCURACY = Settings(latency=False, times=(20,), timeout_s=60)

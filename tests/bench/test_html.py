@@ -14,10 +14,11 @@ from click.testing import Result
 
 from deploykit.bench import html
 from deploykit.bench import report as reports
-from deploykit.bench.report import Report
+from deploykit.bench.report import GateResult, Report, Server
 from deploykit.errors import OutputError
-from tests.bench.pages import FAILED, FULL, INT8, KINDS, OUTSIDE, REFERENCE, Page, named
-from tests.bench.test_report import GONE, report
+from tests.bench.pages import DRIFTED, FAILED, FULL, GATED, INT8, KINDS, OUTSIDE, REFERENCE, SHAPES, Page, named
+from tests.bench.samples import DRIFT, GONE, SERVER
+from tests.bench.samples import alone as report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 _DRAWING = re.compile(r"<svg.*?</svg>", re.S)
@@ -116,6 +117,59 @@ def test_figures_are_drawn_for_what_was_measured() -> None:
     assert drawn & headings(report(REFERENCE, INT8)) == drawn - {"scaling"}, "one size does not scale"
     assert drawn & headings(report(*KINDS["no-latency"])) == {"steps", "coverage"}
     assert not drawn & headings(report(GONE))
+
+
+def test_a_missed_gate_is_no_wrong_answer() -> None:
+    reason = "it is 12.3 times as fast as torch, and 20 is needed."
+    name = "ort int8 16×1000"
+    gates = (
+        GateResult("min-speedup", name, 20.0, 12.345, False, reason),
+        GateResult("min-rate", name, 2e3, None, False),
+    )
+    words = Page(html.render(replace(report(REFERENCE, GATED), gates=gates))).words
+    verdict = "Every answer lies within its tolerance of torch. Gates missed: min-speedup, min-rate."
+    assert any(verdict in text for text in words)
+    assert "missed a gate" in words
+    assert "outside" not in words
+    for told in ("12.3×", "20×", "2,000/s", "missed", reason):
+        assert told in words, told
+
+
+def test_gates_that_passed_are_told_with_what_they_found() -> None:
+    gates = (
+        GateResult("max-latency p99", "ort int8 16×1000", 20.0, 12.34, True),
+        GateResult("max-metric-drop", "ort int8 16×1000", 0.01, 0.0029, True, "This is uncertain: so it is."),
+    )
+    words = Page(html.render(replace(report(REFERENCE, INT8), gates=gates))).words
+    start = words.index("max-latency p99")
+    shown = [text for text in words[start:] if text]
+    assert shown[:5] == ["max-latency p99", "ort int8 16×1000", "12.3 ms", "20 ms", "passed"]
+    for told in ("0.29%", "1.00%", "passed, uncertain"):
+        assert told in words, told
+
+
+def test_the_drift_is_drawn_once_for_each_subject_over_the_steps_streamed() -> None:
+    rows = (replace(DRIFTED, batch=batch, time=time) for batch, time in SHAPES)
+    text = html.render(report(REFERENCE, *rows))
+    drawn = [drawing for drawing in drawings(text) if drawing.attrib["aria-labelledby"].startswith("drift")]
+    assert len(drawn) == 1
+    assert "ort int8: 1e-4 at 125, 9e-4 at 875" in ElementTree.tostring(drawn[0], encoding="unicode")
+    assert "It grows for ort int8." in text
+    assert '<h2 id="drift">' not in html.render(report(REFERENCE, replace(INT8, drift=replace(DRIFT, per_step=(0.0,)))))
+
+
+def test_a_server_has_its_rate_beside_the_bound() -> None:
+    def words(*servers: Server) -> list[str]:
+        rows = (replace(INT8, server=server, batch=batch) for batch, server in enumerate(servers, 1))
+        return Page(html.render(replace(report(REFERENCE, *rows), settings={"scenario": "server"}))).words
+
+    given = replace(SERVER, percentile=None, bound_ms=None)
+    found = words(SERVER, replace(given, rate=123.0), replace(given, rate=77.0, p50=None, p99=None))
+    assert found[found.index("200") + 1] == "p99 within 20 ms"
+    assert found[found.index("123") + 1] == "p99 18 ms"
+    assert "its queue ran away at 77" in found
+    assert "deploykit bench, server, against torch" in found
+    assert "Requests/s" not in Page(html.render(report(REFERENCE, INT8))).words
 
 
 def test_how_it_was_made_is_told() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from xml.etree import ElementTree
 
@@ -11,35 +12,44 @@ from deploykit.bench.junit import to_junit
 from deploykit.bench.report import Check, Invariance, Report
 from deploykit.bench.settings import Settings
 from tests.bench.fakes import subject
-from tests.bench.samples import BROKEN, GONE, ORT, QUANTIZED, report
+from tests.bench.samples import BROKEN, GONE, LATENCY, ORT, QUANTIZED, report
 
-# The part that the schemas of Jenkins (jenkins-junit.xsd) and of the JUnit plugins have in common: the attributes and
-# children that an element may have, those with a bang being required.
+# After the schema of Jenkins's xUnit plugin (junit-10.xsd), and stricter where it allows any text or order: the
+# attributes and children that an element may have, and the patterns of their values; those with a bang are required.
+_COUNT, _TIME, _TEXT = r"\d+", r"\d+\.\d{6}", r".+"
 ATTRIBUTES = {
-    "testsuites": {"name", "time", "tests", "failures", "errors", "disabled"},
-    "testsuite": {"name!", "tests!", "failures", "errors", "skipped", "time", "timestamp", "hostname", "id"},
-    "properties": set(),
-    "property": {"name!", "value!"},
-    "testcase": {"name!", "classname", "time", "assertions", "status"},
-    "failure": {"message", "type"},
-    "error": {"message", "type"},
-    "skipped": {"message"},
-    "system-out": set(),
+    "testsuites": {"name!": _TEXT, "tests!": _COUNT, "failures!": _COUNT, "errors!": _COUNT, "time!": _TIME},
+    "testsuite": {
+        **{"name!": _TEXT, "tests!": _COUNT, "failures!": _COUNT, "errors!": _COUNT, "skipped!": _COUNT},
+        "time!": _TIME,
+    },
+    "properties": {},
+    "property": {"name!": _TEXT, "value!": r".*"},
+    "testcase": {"name!": _TEXT, "classname!": _TEXT, "time!": _TIME},
+    "failure": {"message": _TEXT, "type!": "failure"},
+    "error": {"message": _TEXT, "type!": "error"},
+    "skipped": {"message": _TEXT},
+    "system-out": {},
 }
 CHILDREN = {
     "testsuites": ("testsuite",),
-    "testsuite": ("properties", "testcase", "system-out"),
+    "testsuite": ("properties", "testcase"),
     "properties": ("property",),
     "testcase": ("skipped", "error", "failure", "system-out"),
 }
+# Of these an element has at most one.
+ALONE = {"testsuite": ("properties",), "testcase": ("skipped", "error", "failure", "system-out")}
 
 
 def assert_valid(element: ElementTree.Element) -> None:
-    allowed = {name.rstrip("!") for name in ATTRIBUTES[element.tag]}
+    allowed = {name.rstrip("!"): pattern for name, pattern in ATTRIBUTES[element.tag].items()}
     required = {name.rstrip("!") for name in ATTRIBUTES[element.tag] if name.endswith("!")}
-    assert required <= set(element.attrib) <= allowed, element.tag
+    assert required <= set(element.attrib) <= set(allowed), element.tag
+    for name, value in element.attrib.items():
+        assert re.fullmatch(allowed[name], value, re.S), (element.tag, name, value)
     order = [CHILDREN.get(element.tag, ()).index(child.tag) for child in element]
     assert order == sorted(order)
+    assert sum(child.tag in ALONE.get(element.tag, ()) for child in element) <= 1
     for child in element:
         assert_valid(child)
 
@@ -53,6 +63,8 @@ def parsed(found: Report) -> ElementTree.Element:
         assert len({case.get("name") for case in cases}) == len(cases)
         for attribute, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
             assert suite.get(attribute) == str(sum(case.find(tag) is not None for case in cases))
+        assert float(str(suite.get("time"))) == pytest.approx(sum(float(str(case.get("time"))) for case in cases))
+    assert float(str(root.get("time"))) == pytest.approx(sum(float(str(suite.get("time"))) for suite in root))
     for attribute in ("tests", "failures", "errors"):
         assert root.get(attribute) == str(sum(int(suite.get(attribute, "0")) for suite in root))
     return root
@@ -67,7 +79,7 @@ def cases(root: ElementTree.Element, suite: str) -> dict[str, str]:
 
 
 def test_one_suite_for_each_subject_and_one_case_for_each_check() -> None:
-    gates = Gates((MaxLatency("p99", 5.0),), (MinSpeedup(1.0),), 0.001)
+    gates = Gates((MaxLatency("p99", 5.0),), (MinSpeedup(1.0),), max_metric_drop=0.001)
     root = parsed(judge(report(ORT, replace(ORT, batch=2), QUANTIZED, GONE), gates))
     assert cases(root, "ort fp32") == {
         "accuracy at 1×100": "passed",
@@ -92,6 +104,14 @@ def test_failures_have_their_reason() -> None:
     failure = parsed(report(wrong)).find("testsuite[@name='ort fp32']/testcase/failure")
     assert failure is not None
     assert failure.get("message") == failure.text == "its SNR is low."
+
+
+def test_times_are_seconds_without_an_exponent() -> None:
+    for p50, seconds in ((0.02, "0.000020"), (1e7, "10000.000000")):
+        row = replace(ORT, latency_ms=replace(LATENCY, p50=p50))
+        case = parsed(report(row)).find("testsuite[@name='ort fp32']/testcase[@name='runs at 1×100']")
+        assert case is not None
+        assert case.get("time") == seconds
 
 
 def test_what_did_not_run_is_an_error_and_a_wrong_answer_a_failure() -> None:

@@ -25,38 +25,10 @@ from deploykit.bench.report import (
     Tolerance,
     verdict,
 )
-from deploykit.bench.tolerance import FLOAT32
 from deploykit.coverage import CoverageRow
 from deploykit.errors import ArtifactError
-
-LATENCY = Latency(1.234, 1.3, 1.4, 12.34, 1.25, 1.1, 0.05, 2000, 20, stable=True)
-ERROR = OutputError(1e-3, 1e-4, 41.2, 0.999, 0.98, 0.0, 0, (0.1, 0.2), 2, grows=False)
-ACCURACY = Accuracy(
-    1e-3, 1e-4, 41.2, 0.999, 0.98, (0.1, 0.2), grows=False, first_step_outside=None, outputs={"y": ERROR}
-)
-ROW = Row(
-    "ort",
-    "int8",
-    "build/model.int8.onnx",
-    16,
-    1000,
-    1,
-    "ok",
-    latency_ms=LATENCY,
-    speedup=Speedup("torch", 12.345, 11.234, 13.456),
-    accuracy=ACCURACY,
-    metric=MetricResult("bits_per_character", 1.8365, 1.8311, higher_is_better=False),
-    size_bytes=12_345_678,
-    peak_memory_bytes=80_000_000,
-    passed=True,
-    tolerance=FLOAT32,
-    invariance=Invariance(0.0, None, causal=False),
-)
-GONE = Row("trt", None, None, None, None, 1, "unavailable", reason="TensorRT is not installed.")
-
-
-def report(*rows: Row) -> Report:
-    return Report(model="charlm-gru", environment={}, reference="torch", rows=rows, passed=verdict(rows))
+from tests.bench.samples import ENVIRONMENT, GONE, ROW, SEEN
+from tests.bench.samples import alone as report
 
 
 def printed(found: Report, width: int = 100, terminal: bool = False) -> str:
@@ -120,26 +92,11 @@ def test_the_schema_is_a_schema_and_documents_every_field() -> None:
     [{"status": "fine"}, {"passed": "yes"}, {"latency_ms": {"p50": 1}}, {"batch": 1.5}, {"speedup": {"vs": "torch"}}],
 )
 def test_the_schema_refuses_what_is_wrong(change: dict[str, Any]) -> None:
-    data = json.loads(reports.to_json(replace(report(ROW), environment=_ENVIRONMENT)))
+    data = json.loads(reports.to_json(replace(report(ROW), environment=ENVIRONMENT)))
     jsonschema.Draft202012Validator(schema()).validate(data)
     data["rows"][0].update(change)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.Draft202012Validator(schema()).validate(data)
-
-
-_ENVIRONMENT: dict[str, Any] = {
-    "cpu": None,
-    "cpu_flags": [],
-    "cores": 2,
-    "memory_bytes": None,
-    "os": "Linux",
-    "python": "3.11",
-    "libraries": {},
-    "threads": 1,
-    "spinning": False,
-    "denormals": [],
-    "git": None,
-}
 
 
 def test_unavailable_rows_do_not_fail_a_run_and_failed_ones_do() -> None:
@@ -175,8 +132,8 @@ def test_in_a_file_nothing_is_left_out_or_broken() -> None:
 
 
 def test_a_tail_of_few_samples_is_said_to_be_p95() -> None:
-    few = replace(ROW, latency_ms=replace(LATENCY, p99=None))
-    none = replace(ROW, latency_ms=replace(LATENCY, p99=None, p95=None), time=10)
+    few = replace(ROW, latency_ms=replace(SEEN, p99=None))
+    none = replace(ROW, latency_ms=replace(SEEN, p99=None, p95=None), time=10)
     text = printed(report(few, none))
     assert "tail ms" in text
     assert "p95 1.4" in text
@@ -184,7 +141,7 @@ def test_a_tail_of_few_samples_is_said_to_be_p95() -> None:
 
 def test_unstable_and_outside_are_said() -> None:
     shaky = replace(
-        ROW, latency_ms=replace(LATENCY, stable=False), passed=False, reason="its SNR is low.", warnings=("slower.",)
+        ROW, latency_ms=replace(SEEN, stable=False), passed=False, reason="its SNR is low.", warnings=("slower.",)
     )
     text = printed(report(shaky))
     assert "outside ~" in text

@@ -57,8 +57,9 @@ def test_the_server_needs_a_rate_or_a_bound_and_no_other_scenario_does() -> None
             Scenario("server", *wrong)
     with pytest.raises(UsageError, match="add --scenario server"):
         Scenario("offline", rate=50.0)
-    with pytest.raises(UsageError, match="--rate -1"):
-        Scenario("server", rate=-1.0)
+    for rate in (-1.0, float("inf"), float("nan")):
+        with pytest.raises(UsageError, match=f"--rate {rate:g} cannot be"):
+            Scenario("server", rate=rate)
     with pytest.raises(UnknownNameError, match="p98"):
         Bound("p98", 1.0)
     with pytest.raises(UnknownNameError, match="batch"):

@@ -13,6 +13,7 @@ import pytest
 from deploykit.bench import Settings, bench, load, said, schema, server, stages, to_json
 from deploykit.bench.scenario import Bound, Scenario
 from tests.bench.fakes import subject
+from tests.bench.samples import LATENCY
 
 
 class Queue:
@@ -52,7 +53,12 @@ def test_the_highest_rate_that_holds_is_found() -> None:
 def test_a_bound_below_the_service_time_is_held_by_nothing() -> None:
     found = server.search(Queue(0.5), Bound("p50", 0.1), 2000.0, seed=1)
     assert (found.rate, found.found_ms, found.p50, found.requests) == (None, None, None, 0)
-    assert said.server(found, "1×1").startswith("at 1×1, no rate holds p50 within 0.1 ms: ")
+    assert said.server(found, "1×1") == (
+        "at 1×1, no rate down to 31.2 requests/s holds p50 within 0.1 ms: 6 rates tried."
+    )
+    assert said.server(found, "1×1", replace(LATENCY, p50=0.05)).endswith("6 rates tried.")
+    slow = said.server(found, "1×1", replace(LATENCY, p50=0.5))
+    assert slow.endswith("6 rates tried; 0.5 ms is its p50 without any queue.")
 
 
 def test_the_search_ends_with_its_time_and_says_so() -> None:
@@ -77,6 +83,8 @@ def test_a_rate_that_is_too_high_runs_away() -> None:
     found = server.at_rate(Queue(100.0), 100.0, seed=1)
     assert (found.p50, found.p99) == (None, None)
     assert said.server(found, "1×1") == "at 1×1, 100 requests/s are too many: its queue ran away."
+    assert said.served(found) is None
+    assert said.served(replace(found, p50=2.0)) == 100
 
 
 def test_a_rate_so_low_that_few_arrive() -> None:

@@ -53,6 +53,19 @@ def test_other_models_are_told(two: Path, run: Callable[..., Result]) -> None:
     assert "warning: one is of the model net and the other of other" in result.stdout
 
 
+def test_other_scenarios_are_told_before_all_else_and_no_gate(two: Path, run: Callable[..., Result]) -> None:
+    save(report(ORT, settings={"scenario": "server"}), two / "s.json")
+    result = run("compare", "a.json", "s.json")
+    assert result.exit_code == 0
+    lines = [line for line in result.stdout.splitlines() if line]
+    assert lines[2].startswith("warning: one was timed in the scenario single-stream and the other in server")
+    assert next(line for line in lines if line.startswith("ort fp32 1×100")).split()[-3:-1] == ["–", "–"]
+    result = run("compare", "a.json", "s.json", "--max-slowdown", "1.5")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "a.json was timed in the scenario single-stream and s.json in server" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("args", "code", "told"),
     [

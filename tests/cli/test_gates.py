@@ -14,11 +14,12 @@ import pytest
 from click.testing import Result
 
 from deploykit.artifact import ModelRef
-from deploykit.bench.gates import Gates, MinSpeedup, judge
+from deploykit.bench.gates import Gates, MinRate, MinSpeedup, judge
 from deploykit.bench.report import Report, save
+from deploykit.bench.scenario import Scenario
 from deploykit.cli import _bench, _gates
 from deploykit.errors import UsageError
-from tests.bench.samples import BROKEN, GONE, ORT, report
+from tests.bench.samples import BROKEN, GONE, ORT, SERVER, report
 
 WRONG = replace(ORT, passed=False, fault="answer", reason="its SNR is low.")
 
@@ -46,16 +47,14 @@ def project(net: ModelRef, folder: Path) -> Path:
     ],
 )
 def test_a_latency_is_read_with_its_unit(text: str, limit: float, backend: str | None) -> None:
-    gate = asked(max_latency=(text,)).gates().max_latency[0]
+    gate = asked(max_latency=(text,)).gates(Scenario()).max_latency[0]
     assert (gate.stat, gate.backend) == ("p99", backend)
     assert gate.limit_ms == pytest.approx(limit)
 
 
 def test_a_speedup_may_be_for_one_backend() -> None:
-    assert [(gate.limit, gate.backend) for gate in asked(min_speedup=("1.5", "ort:2")).gates().min_speedup] == [
-        (1.5, None),
-        (2.0, "ort"),
-    ]
+    gates = asked(min_speedup=("1.5", "ort:2")).gates(Scenario()).min_speedup
+    assert [(gate.limit, gate.backend) for gate in gates] == [(1.5, None), (2.0, "ort")]
 
 
 @pytest.mark.parametrize(
@@ -79,18 +78,20 @@ def test_a_speedup_may_be_for_one_backend() -> None:
         ("max-slowdown", "1.1", "add --baseline FILE.json"),
         ("baseline", "none.json", "none.json is no bench report"),
         ("baseline", "alone.json", "no baseline"),
+        ("baseline", "offline.json", "offline.json was timed in the scenario offline and this run in single-stream"),
     ],
 )
 def test_what_cannot_be_read_is_one_sentence_before_anything_runs(
     folder: Path, run: Callable[..., Result], option: str, value: str, told: str
 ) -> None:
     save(report(), folder / "alone.json")
+    save(report(ORT, settings={"scenario": "offline"}), folder / "offline.json")
     result = run("bench", f"--{option}={value}")
     assert result.exit_code == (1 if value == "none.json" else 2), result.output
     assert result.stdout == ""
     assert result.stderr.startswith("error: ")
     assert told in result.stderr
-    assert [path.name for path in folder.iterdir()] == ["alone.json"]
+    assert {path.name for path in folder.iterdir()} == {"alone.json", "offline.json"}
 
 
 def test_the_parts_of_a_tolerance() -> None:
@@ -114,6 +115,8 @@ GATED = judge(report(ORT), Gates(min_speedup=(MinSpeedup(9),)))
         (report(BROKEN, replace(WRONG, batch=2)), False, 1),
         (report(replace(BROKEN, fault="answer")), False, 3),
         (judge(report(BROKEN), Gates(min_speedup=(MinSpeedup(9),))), False, 1),
+        (judge(report(replace(ORT, server=SERVER)), Gates(min_rate=(MinRate(199),))), False, 0),
+        (judge(report(replace(ORT, server=SERVER)), Gates(min_rate=(MinRate(300),))), False, 3),
     ],
 )
 def test_the_exit_code_says_what_came_of_it(found: Report, named: bool, code: int) -> None:
@@ -139,6 +142,18 @@ def test_the_gate_that_failed_is_named_on_stderr(capsys: pytest.CaptureFixture[s
     assert "gate failed: min-speedup, ort fp32 1×100" in told.out
     assert "gates: 0 of 1 passed" in told.out
     assert told.out.count("and 9 is needed") == 1
+
+
+def test_a_rate_that_was_missed_is_named_everywhere(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    found = judge(report(replace(ORT, server=SERVER)), Gates(min_rate=(MinRate(300, "ort"),)))
+    with click.Context(click.Command("bench")), pytest.raises(click.exceptions.Exit):
+        _bench.finish(found, None, None, asked(junit=tmp_path / "j.xml", csv=tmp_path / "c.csv"))
+    told = capsys.readouterr()
+    assert "error: gate failed: min-rate (ort fp32 1×100: it holds p99 within 20 ms up to 200 requests/s" in told.err
+    assert "gate failed: min-rate, ort fp32 1×100" in told.out
+    (failure,) = ElementTree.parse(tmp_path / "j.xml").getroot().findall("testsuite/testcase[failure]")
+    assert failure.get("name") == "min-rate at 1×100"
+    assert "gate min-rate" in (tmp_path / "c.csv").read_text(encoding="utf-8")
 
 
 def test_a_whole_run_with_gates_and_files_and_a_baseline(project: Path, run: Callable[..., Result]) -> None:

@@ -43,6 +43,10 @@ def test_a_bound_that_cannot_be_read(text: str) -> None:
     [
         (("--scenario", "server"), "--rate 50"),
         (("--rate", "50"), "add --scenario server"),
+        (("--min-rate", "50"), "add --scenario server --bound p99=20ms."),
+        (("--scenario", "server", "--rate", "9", "--min-rate", "9"), "--bound p99=20ms, and leave out --rate."),
+        (("--scenario", "server", "--bound", "p99=9ms", "--min-rate", "0"), "--min-rate '0' is no number above 0"),
+        (("--scenario", "server", "--bound", "p99=9ms", "--min-rate", "orr:1"), "did you mean 'ort'"),
         (("--scenario", "server", "--bound", "p98=1ms"), "percentile in --bound"),
     ],
 )
@@ -67,3 +71,11 @@ def test_validate_streams_and_reports_the_drift(project: Path, run: Callable[...
     rows = json.loads((project / "r.json").read_text())["rows"]
     assert rows[0]["drift"] is None
     assert rows[1]["drift"]["steps"] == 150
+
+
+def test_ship_streams_as_many_steps_as_it_is_told(project: Path, run: Callable[..., Result]) -> None:
+    result = run("ship", "--streaming", "--drift", "60", "--time", "2")
+    assert result.exit_code in (0, 3), result.output  # a small int8 model may be outside
+    rows = json.loads((project / "build" / "report.json").read_text())["rows"]
+    assert {row["drift"]["steps"] for row in rows if row["drift"] is not None} == {60}
+    assert '<h2 id="drift">' in (project / "build" / "report.html").read_text(encoding="utf-8")

@@ -125,7 +125,7 @@ class Kernel {
     }
     directions_ = both ? 2 : 1;
     hidden_ = int_attribute(api, info, "hidden_size", 0);
-    if (hidden_ < 1 || hidden_ > (1 << 24)) throw Wrong("hidden_size is " + std::to_string(hidden_));
+    if (hidden_ < 1 || hidden_ > most_rows) throw Wrong("hidden_size is " + std::to_string(hidden_));
     const std::int64_t width = gates_of(kind) * hidden_;
     const Tensor w = constant(info, in_w, ort::type_int8, {directions_, -1, width});
     const Tensor r = constant(info, in_r, ort::type_int8, {directions_, hidden_, width});
@@ -136,7 +136,7 @@ class Kernel {
     Tensor bias;
     if (inputs > in_bias) bias = constant(info, in_bias, ort::type_float, {directions_, 2 * width}, true);
     input_ = w.dims[1];
-    if (input_ < 1 || input_ > (1 << 24)) throw Wrong("W has " + std::to_string(input_) + " rows");
+    if (input_ < 1 || input_ > most_rows) throw Wrong("W has " + std::to_string(input_) + " rows");
     for (const Tensor* matrix : {&w, &r}) {
       const auto* values = matrix->as<std::int8_t>();
       const std::int64_t count = directions_ * matrix->dims[1] * width;
@@ -218,7 +218,7 @@ class Kernel {
       }
     };
     if (tasks == 1) {
-      task(0, packed_[0]->shares_columns() ? static_cast<Pool&>(threads) : serial);
+      task(0, threads);
     } else if (steps * batch * (input_ + hidden_) * gates_of(kind_) * hidden_ < least_shared) {
       for (std::int64_t one = 0; one < tasks; ++one) task(static_cast<std::size_t>(one), serial);
     } else {
@@ -230,6 +230,8 @@ class Kernel {
   }
 
  private:
+  // More rows of a matrix could overflow a sum of products in 32 bits: 255 * 127 * 2^16 just fits.
+  static constexpr std::int64_t most_rows = 1 << 16;
   // Multiply-accumulates below which waking other threads costs more than they save.
   static constexpr std::int64_t least_shared = 1 << 21;
 

@@ -9,115 +9,13 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
-#include <type_traits>
+#include <utility>
 
-#include "layer.hpp"
-
-// What runs for every vector is put into its caller, where its constants stay in registers.
-#define INLINE inline __attribute__((always_inline))
-#define INLINE_LAMBDA __attribute__((always_inline))
+#include "matrix.hpp"
+#include "numbers.hpp"
 
 namespace deploykit {
-namespace {  // compiled once for each instruction set: never shared between them
-
-constexpr float levels = 127.0F;
-constexpr float tiny = 1e-30F;  // least magnitude that a row's scale is made for
-constexpr std::int32_t infinity_bits = 0x7f800000;
-constexpr std::int64_t depth = 4;  // products summed in a lane by one dot
-
-inline std::int64_t ceil_div(std::int64_t value, std::int64_t by) { return (value + by - 1) / by; }
-
-inline float float_of(std::int32_t bits) {
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-// A matrix [rows, gates * units], stored as [block][row / 4][vector of the block][lane][row % 4]. The vectors of a
-// block are those of ``wide`` vectors of units, with their gates together; the units that are left over are blocks of
-// their own.
-template <class Isa>
-struct Matrix {
-  int gates = 0;
-  int wide = 1;
-  std::int64_t units = 0;  // in vectors
-  std::int64_t quads = 0;
-  Buffer<std::int8_t> weights;
-  Buffer<std::int32_t> start;  // what an accumulator starts from: it takes back the activations' zero point
-  Buffer<float> scale;
-
-  std::int64_t vectors() const { return units * gates; }
-  const std::int8_t* block(std::int64_t unit) const { return weights.data() + unit * gates * quads * Isa::lanes * depth; }
-};
-
-// ``column(gate)`` is the first of the gate's ``hidden`` columns among the ``stride`` ones of the source.
-template <class Isa>
-Matrix<Isa> pack(const std::int8_t* source, const float* scale, std::int64_t rows, std::int64_t hidden, int gates,
-                 std::int64_t first, std::int64_t stride) {
-  constexpr std::int64_t lanes = Isa::lanes;
-  Matrix<Isa> to;
-  to.gates = gates;
-  to.wide = std::max(1, Isa::most_vectors / gates);
-  to.units = ceil_div(hidden, lanes);
-  to.quads = ceil_div(rows, depth);
-  const auto vectors = static_cast<std::size_t>(to.vectors());
-  to.weights = Buffer<std::int8_t>(vectors * static_cast<std::size_t>(to.quads * lanes * depth));
-  to.start = Buffer<std::int32_t>(vectors * lanes);
-  to.scale = Buffer<float>(vectors * lanes);
-  for (std::int64_t unit = 0; unit < to.units;) {
-    const std::int64_t wide = unit + to.wide <= to.units ? to.wide : 1;
-    const std::int64_t width = wide * gates;
-    std::int8_t* block = to.weights.data() + unit * gates * to.quads * lanes * depth;
-    for (std::int64_t inner = 0; inner < width; ++inner) {
-      for (std::int64_t lane = 0; lane < lanes; ++lane) {
-        const std::int64_t which = (unit + inner / gates) * lanes + lane;
-        if (which >= hidden) continue;
-        const std::int64_t column = first + (inner % gates) * hidden + which;
-        const auto at = static_cast<std::size_t>((unit * gates + inner) * lanes + lane);
-        std::int32_t sum = 0;
-        for (std::int64_t row = 0; row < rows; ++row) {
-          const std::int8_t value = source[row * stride + column];
-          block[(((row / depth) * width + inner) * lanes + lane) * depth + row % depth] = value;
-          sum += value;
-        }
-        to.start[at] = -Isa::zero_point * sum;
-        to.scale[at] = scale[column];
-      }
-    }
-    unit += wide;
-  }
-  return to;
-}
-
-// 2^x of a vector within [-bound, bound]; relative error below 1.8e-7, and none at 0. A NaN stays one. What is added
-// pushes the fraction out of the 24 bits: the sum's lowest bits are the whole power, which goes to the exponent. The
-// polynomial is 2^f's on [-1/2, 1/2] whose largest relative error is smallest, with its constant held at 1.
-template <class Isa>
-INLINE typename Isa::F power_of_two(typename Isa::F x) {
-  using F = typename Isa::F;
-  const F push = Isa::set(12582912.0F);
-  const F pushed = Isa::add(x, push);
-  const F part = Isa::sub(x, Isa::sub(pushed, push));
-  F value = Isa::set(1.326472731307149e-3F);
-  value = Isa::fma(value, part, Isa::set(9.671512991189957e-3F));
-  value = Isa::fma(value, part, Isa::set(5.550733581185341e-2F));
-  value = Isa::fma(value, part, Isa::set(2.4022242426872253e-1F));
-  value = Isa::fma(value, part, Isa::set(6.931470036506653e-1F));
-  value = Isa::fma(value, part, Isa::set(1.0F));
-  return Isa::add_exponent(value, pushed);
-}
-
-// Beyond 2^bound sigmoid and tanh are 0 or 1 in float32, and the product of three such powers is finite.
-constexpr float bound = 40.0F;
-constexpr float log2_e = 1.44269504F;
-
-// e^(Factor * x), with its power of two cut to [-bound, bound].
-template <class Isa, int Factor>
-INLINE typename Isa::F exponential(typename Isa::F x) {
-  using F = typename Isa::F;
-  const F scaled = Isa::mul(x, Isa::set(static_cast<float>(Factor) * log2_e));
-  return power_of_two<Isa>(Isa::max(Isa::set(-bound), Isa::min(Isa::set(bound), scaled)));
-}
+namespace {
 
 template <class Isa>
 class Layer final : public Direction {
@@ -152,10 +50,6 @@ class Layer final : public Direction {
 
   std::int64_t rows_at_once() const override { return most_rows; }
 
-  bool shares_columns() const override {
-    return static_cast<std::int64_t>(state_.weights.size() + reset_.weights.size()) >= shared_bytes;
-  }
-
   void run(const Run& run, const std::int64_t* order, std::int64_t begin, std::int64_t end, Pool& pool) const override {
     const std::int64_t rows = end - begin;
     if (rows <= 0) return;
@@ -183,7 +77,6 @@ class Layer final : public Direction {
 
  private:
   static constexpr std::int64_t most_rows = 8;
-  static constexpr std::int64_t shared_bytes = 2 << 20;
   // Rows of the input that are multiplied together, so that a block of weights is read once for all of them.
   static constexpr std::int64_t projected_rows = 32;
 
@@ -226,40 +119,6 @@ class Layer final : public Direction {
     return spec_.reverse ? length(run, row) - 1 - step : step;
   }
 
-  // ---- one row's numbers
-
-  static F load_part(const float* from, std::int64_t count) {
-    alignas(64) float values[lanes] = {};
-    std::memcpy(values, from, static_cast<std::size_t>(count) * sizeof(float));
-    return Isa::load(values);
-  }
-
-  // The largest magnitude of ``count`` numbers, as bits: those of NaN and Inf are the largest.
-  static std::int32_t peak_bits(const float* from, std::int64_t count) {
-    I largest = Isa::magnitude_bits(Isa::set(0.0F));
-    std::int64_t at = 0;
-    for (; at + lanes <= count; at += lanes) largest = Isa::max_bits(largest, Isa::magnitude_bits(Isa::load(from + at)));
-    if (at < count) largest = Isa::max_bits(largest, Isa::magnitude_bits(load_part(from + at, count - at)));
-    return Isa::largest(largest);
-  }
-
-  // At least ``floor``; NaN where a number is NaN or Inf.
-  static float peak_of(const float* from, std::int64_t count, float floor) {
-    const std::int32_t bits = peak_bits(from, count);
-    return bits >= infinity_bits ? std::numeric_limits<float>::quiet_NaN() : std::max(float_of(bits), floor);
-  }
-
-  static void quantize(const float* from, std::int64_t count, float factor, std::uint8_t* to) {
-    const F by = Isa::set(factor);
-    std::int64_t at = 0;
-    for (; at + lanes <= count; at += lanes) Isa::quantize(Isa::mul(Isa::load(from + at), by), to + at);
-    if (at < count) {
-      alignas(64) std::uint8_t values[lanes];
-      Isa::quantize(Isa::mul(load_part(from + at, count - at), by), values);
-      std::memcpy(to + at, values, static_cast<std::size_t>(count - at));
-    }
-  }
-
   float floor() const { return spec_.relu && spec_.kind == Kind::rnn ? tiny : 1.0F; }
 
   // ---- start and end
@@ -270,12 +129,12 @@ class Layer final : public Direction {
     bool sound = true;
     if (run.initial_h) {
       std::memcpy(h, run.initial_h + from * spec_.hidden, bytes);
-      sound = peak_bits(h, spec_.hidden) < infinity_bits;
+      sound = peak_bits<Isa>(h, spec_.hidden) < infinity_bits;
     }
     if (run.initial_c && spec_.kind == Kind::lstm) {
       float* c = work.c.data() + row * units_;
       std::memcpy(c, run.initial_c + from * spec_.hidden, bytes);
-      sound = sound && peak_bits(c, spec_.hidden) < infinity_bits;
+      sound = sound && peak_bits<Isa>(c, spec_.hidden) < infinity_bits;
       if (!sound) std::fill_n(c, units_, std::numeric_limits<float>::quiet_NaN());
     }
     // Rounding would turn a NaN into a number: the whole row carries it along instead.
@@ -288,9 +147,9 @@ class Layer final : public Direction {
 
   void requantize(Work& work, std::int64_t row, Buffer<std::uint8_t>& to) const {
     const float* h = work.h.data() + row * units_;
-    const float peak = peak_of(h, units_, floor());
+    const float peak = peak_of<Isa>(h, units_, floor());
     work.peak[static_cast<std::size_t>(row)] = peak;
-    quantize(h, units_, levels / peak, to.data() + row * work.state_stride);
+    quantize<Isa>(h, units_, levels / peak, to.data() + row * work.state_stride);
   }
 
   void finish(Work& work, const Run& run, std::int64_t to, std::int64_t row) const {
@@ -308,98 +167,6 @@ class Layer final : public Direction {
     }
   }
 
-  // ---- products
-
-  // Calls ``use(row, unit, sums)`` for every row and vector of units from ``first`` to ``last``, with the sums of the
-  // unit's gates. Few rows run through wide blocks, so that a load of the activations serves many weights; more rows
-  // share the weights.
-  template <int Gates, class Use>
-  static void multiply(const Matrix<Isa>& matrix, const std::uint8_t* rows, std::int64_t stride, std::int64_t count,
-                       std::int64_t first, std::int64_t last, Use&& use) {
-    constexpr int wide = Isa::most_vectors / Gates > 0 ? Isa::most_vectors / Gates : 1;
-    for (std::int64_t unit = first; unit < last;) {
-      if (unit + wide <= matrix.units) {
-        block<Gates, wide>(matrix, rows, stride, count, unit, use);
-        unit += wide;
-      } else {
-        block<Gates, 1>(matrix, rows, stride, count, unit, use);
-        unit += 1;
-      }
-    }
-  }
-
-  // ``first`` of a share of the units that starts a block, for share ``index`` of ``shares``.
-  static std::int64_t share_start(const Matrix<Isa>& matrix, std::int64_t index, std::int64_t shares) {
-    if (index >= shares) return matrix.units;
-    const std::int64_t blocks = matrix.units / matrix.wide;
-    return blocks * index / shares * matrix.wide;
-  }
-
-  template <int Gates, int Wide, class Use>
-  static INLINE void block(const Matrix<Isa>& matrix, const std::uint8_t* rows, std::int64_t stride, std::int64_t count,
-                           std::int64_t unit, Use&& use) {
-    constexpr int width = Gates * Wide;
-    // Of several rows together, as many vectors of units as leave registers for the rows.
-    constexpr int narrow = std::max(1, Isa::accumulators / Isa::least_rows / Gates);
-    constexpr int part = std::min(Wide, narrow);
-    constexpr int tall = std::min(4, Isa::accumulators / (part * Gates));  // more rows need more pointers
-    static_assert(Wide % part == 0);
-    std::int64_t row = 0;
-    if constexpr (tall > 1) {
-      for (; row + tall <= count; row += tall) {
-        for (int at = 0; at < Wide; at += part) tile<Gates, part, width, tall>(matrix, at, rows, stride, row, unit, use);
-      }
-    }
-    if constexpr (tall > 3) {
-      for (; row + 2 <= count; row += 2) {
-        for (int at = 0; at < Wide; at += part) tile<Gates, part, width, 2>(matrix, at, rows, stride, row, unit, use);
-      }
-    }
-    for (; row < count; ++row) tile<Gates, Wide, width, 1>(matrix, 0, rows, stride, row, unit, use);
-  }
-
-  // ``Rows`` rows from ``row`` on by ``Wide`` vectors of units from ``unit + at`` on, of the block of ``Width`` vectors
-  // that starts at ``unit``.
-  template <int Gates, int Wide, int Width, int Rows, class Use>
-  static INLINE void tile(const Matrix<Isa>& matrix, int at_unit, const std::uint8_t* all_rows, std::int64_t stride,
-                          std::int64_t row, std::int64_t unit, Use&& use) {
-    const std::int8_t* weights = matrix.block(unit) + at_unit * Gates * lanes * depth;
-    const std::uint8_t* rows = all_rows + row * stride;
-    const std::int64_t quads = matrix.quads;
-    unit += at_unit;
-    const std::int32_t* start = matrix.start.data() + unit * Gates * lanes;
-    constexpr int width_here = Wide * Gates, all = Rows * width_here;
-    I sum[all];  // never pointed to, so that compilers keep it in registers
-#pragma GCC unroll 32
-    for (int at = 0; at < all; ++at) sum[at] = Isa::load(start + at % width_here * lanes);
-    constexpr std::int64_t next = Width * lanes * depth;
-    const auto add = [&](std::int64_t ahead) INLINE_LAMBDA {
-#pragma GCC unroll 8
-      for (int one = 0; one < Rows; ++one) {
-        const auto activation = Isa::broadcast(rows + one * stride + ahead * depth);
-#pragma GCC unroll 16
-        for (int vector = 0; vector < width_here; ++vector) {
-          I& to = sum[one * width_here + vector];
-          to = Isa::dot(to, activation, weights + ahead * next + vector * lanes * depth);
-        }
-      }
-    };
-    std::int64_t quad = 0;
-    if constexpr (Rows == 1) {  // with more of them registers run out
-      for (; quad + 2 <= quads; quad += 2, weights += 2 * next, rows += 2 * depth) {
-        add(0);
-        add(1);
-      }
-    }
-    for (; quad < quads; ++quad, weights += next, rows += depth) add(0);
-    I sums[all];
-#pragma GCC unroll 32
-    for (int at = 0; at < all; ++at) sums[at] = sum[at];
-    for (int one = 0; one < Rows; ++one) {
-      for (int at = 0; at < Wide; ++at) use(row + one, unit + at, sums + one * width_here + at * Gates);
-    }
-  }
-
   // ---- the input's share of the gates, for the steps of a chunk
 
   void project(Work& work, const Run& run, const std::int64_t* order, std::int64_t rows, std::int64_t from,
@@ -411,48 +178,33 @@ class Layer final : public Direction {
         const std::int64_t at = (step - from) * rows + row;
         if (length(run, order[row]) <= step) continue;  // what lies there is multiplied, and nobody reads the result
         const float* x = run.x + (time(run, order[row], step) * run.batch + order[row]) * input;
-        const float peak = peak_of(x, input, tiny);
-        quantize(x, input, levels / peak, work.input.data() + at * work.input_stride);
+        const float peak = peak_of<Isa>(x, input, tiny);
+        quantize<Isa>(x, input, levels / peak, work.input.data() + at * work.input_stride);
         work.input_scale[static_cast<std::size_t>(at)] = peak / levels;
         last = at + 1;
       }
     }
-    const auto part = [&](std::int64_t first, std::int64_t end) {
-      const auto use = [&](std::int64_t row, std::int64_t unit, const I* sums, int gates) {
-        const F scale = Isa::set(work.input_scale[static_cast<std::size_t>(row)]);
-        for (int gate = 0; gate < gates; ++gate) {
-          const std::int64_t at = (unit * gates + gate) * lanes;
-          const F product = Isa::mul(Isa::to_float(sums[gate]), Isa::load(input_.scale.data() + at));
-          Isa::store(work.share.data() + row * work.width + at, Isa::fma(product, scale, Isa::load(bias_.data() + at)));
-        }
-      };
-      const std::uint8_t* rows_at = work.input.data();
-      if (gates_ == 3) {
-        multiply<3>(input_, rows_at, work.input_stride, last, first, end,
-                    [&](std::int64_t row, std::int64_t unit, const I* sums) { use(row, unit, sums, 3); });
-      } else if (gates_ == 4) {
-        multiply<4>(input_, rows_at, work.input_stride, last, first, end,
-                    [&](std::int64_t row, std::int64_t unit, const I* sums) { use(row, unit, sums, 4); });
-      } else {
-        multiply<1>(input_, rows_at, work.input_stride, last, first, end,
-                    [&](std::int64_t row, std::int64_t unit, const I* sums) { use(row, unit, sums, 1); });
+    shared(input_, last, pool, [&](std::int64_t first, std::int64_t end) {
+      switch (spec_.kind) {
+        case Kind::gru: return project<3>(work, last, first, end);
+        case Kind::lstm: return project<4>(work, last, first, end);
+        case Kind::rnn: return project<1>(work, last, first, end);
       }
-    };
-    shared(input_, pool, part);
-  }
-
-  template <class Part>
-  void shared(const Matrix<Isa>& matrix, Pool& pool, Part&& part) const {
-    if (!shares_columns() || matrix.units / matrix.wide < column_shares) {
-      part(std::int64_t{0}, matrix.units);
-      return;
-    }
-    pool.each(column_shares, [&](std::size_t index) {
-      const auto at = static_cast<std::int64_t>(index);
-      part(share_start(matrix, at, column_shares), share_start(matrix, at + 1, column_shares));
     });
   }
-  static constexpr std::int64_t column_shares = 4;
+
+  template <int Gates>
+  void project(Work& work, std::int64_t rows, std::int64_t first, std::int64_t end) const {
+    multiply<Gates>(input_, work.input.data(), work.input_stride, rows, first, end,
+                    [&](std::int64_t row, std::int64_t unit, const I* sums) INLINE_LAMBDA {
+                      const F scale = Isa::set(work.input_scale[static_cast<std::size_t>(row)]);
+                      for (int gate = 0; gate < Gates; ++gate) {
+                        const std::int64_t at = (unit * Gates + gate) * lanes;
+                        Isa::store(work.share.data() + row * work.width + at,
+                                   product(sums[gate], input_.scale.data() + at, scale, Isa::load(bias_.data() + at)));
+                      }
+                    });
+  }
 
   // ---- one step
 
@@ -460,16 +212,16 @@ class Layer final : public Direction {
     Buffer<std::uint8_t>& next = work.state[1 - work.now];
     switch (spec_.kind) {
       case Kind::lstm:
-        shared(state_, pool, [&](std::int64_t first, std::int64_t last) { lstm(work, rows, share, next, first, last); });
+        shared(state_, rows, pool, [&](std::int64_t first, std::int64_t last) { lstm(work, rows, share, next, first, last); });
         break;
       case Kind::rnn:
-        shared(state_, pool, [&](std::int64_t first, std::int64_t last) { rnn(work, rows, share, next, first, last); });
+        shared(state_, rows, pool, [&](std::int64_t first, std::int64_t last) { rnn(work, rows, share, next, first, last); });
         break;
       case Kind::gru:
         if (two_products_) {
           gru_apart(work, rows, share, next, pool);
         } else {
-          shared(state_, pool, [&](std::int64_t first, std::int64_t last) { gru(work, rows, share, next, first, last); });
+          shared(state_, rows, pool, [&](std::int64_t first, std::int64_t last) { gru(work, rows, share, next, first, last); });
         }
         break;
     }
@@ -539,7 +291,7 @@ class Layer final : public Direction {
   // linear_before_reset = 0: the candidate multiplies the state that the reset gate has scaled.
   void gru_apart(Work& work, std::int64_t rows, const float* share, Buffer<std::uint8_t>& next, Pool& pool) const {
     const std::uint8_t* state = work.state[work.now].data();
-    shared(state_, pool, [&](std::int64_t first, std::int64_t last) {
+    shared(state_, rows, pool, [&](std::int64_t first, std::int64_t last) {
       multiply<2>(state_, state, work.state_stride, rows, first, last,
                   [&](std::int64_t row, std::int64_t unit, const I* sums) INLINE_LAMBDA {
                     const Rowwise at = rowwise(work, share, next, row, unit, 3);
@@ -553,13 +305,13 @@ class Layer final : public Direction {
     });
     for (std::int64_t row = 0; row < rows; ++row) {
       const float* reset = work.reset.data() + row * units_;
-      const float peak = peak_of(reset, units_, floor());
+      const float peak = peak_of<Isa>(reset, units_, floor());
       work.reset_peak[static_cast<std::size_t>(row)] = peak;
-      quantize(reset, units_, levels / peak, next.data() + row * work.state_stride);
+      quantize<Isa>(reset, units_, levels / peak, next.data() + row * work.state_stride);
     }
     // ``next`` holds the rounded product now; the new state's rounded form takes the place of the old one's.
     Buffer<std::uint8_t>& after = work.state[work.now];
-    shared(reset_, pool, [&](std::int64_t first, std::int64_t last) {
+    shared(reset_, rows, pool, [&](std::int64_t first, std::int64_t last) {
       multiply<1>(reset_, next.data(), work.state_stride, rows, first, last,
                   [&](std::int64_t row, std::int64_t unit, const I* sums) INLINE_LAMBDA {
                     const Rowwise at = rowwise(work, share, after, row, unit, 3);
