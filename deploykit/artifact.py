@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from deploykit.coverage import Coverage
 from deploykit.errors import ArtifactError, first_line
 from deploykit.files import atomic_path, sha256_file, write_text
+from deploykit.opsets import operators_of
 from deploykit.types import DimRange, TensorSpec
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ class ModelRef:
 class Artifact:
     """A file that a backend can run. Its manifest holds every field but ``path``, which is wherever the file lies.
 
-    ``source_sha256`` is that of the PyTorch module: its structure and its weights when it was exported.
+    ``source_sha256`` is that of the PyTorch module: its structure and its weights when it was exported. ``operators``
+    is the version of each set of operators that a plain onnxruntime lacks, by domain: those of ``deploykit.kernels``.
     """
 
     path: Path
@@ -86,6 +88,7 @@ class Artifact:
     size_bytes: int = 0
     verification: Mapping[str, Any] | None = None
     coverage: Coverage | None = None
+    operators: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def of_model(cls, model: ModelRef, name: str) -> Artifact:
@@ -261,6 +264,7 @@ def _adopt(path: Path) -> Artifact:
         outputs=tuple(tensor_spec(value) for value in graph.output),
         name=path.stem,
         size_bytes=sum(file.stat().st_size for file in files),
+        operators=operators_of(path),
     )
 
 

@@ -6,8 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deploykit import kernels
+from deploykit.errors import KernelsError
+from deploykit.opsets import operators_of
+
 if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
+    from onnxruntime import InferenceSession, SessionOptions
 
 CPU = "CPUExecutionProvider"
 #: Makes a session remember which provider runs which node; onnxruntime before 1.24 does not know it.
@@ -27,7 +31,11 @@ def session(
 
     ``entries`` are further settings of the session, by onnxruntime's names.
     Its threads sleep between runs: spinning ones slow down whatever runs next. Raises what onnxruntime raises, whose
-    exceptions have no common base below Exception; ``sentence`` makes a sentence of them.
+    exceptions have no common base below Exception; ``sentence`` makes a sentence of them. A model with operators of
+    ``deploykit.kernels`` gets their library.
+
+    Raises:
+        KernelsError: it needs that library, which is not here or is of another version.
     """
     import onnxruntime
 
@@ -39,8 +47,24 @@ def session(
     if threads is not None:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
+    _add_operators(options, model)
     source = str(model) if isinstance(model, Path) else model
     return onnxruntime.InferenceSession(source, options, providers=list(providers))
+
+
+def _add_operators(options: SessionOptions, model: bytes | Path) -> None:
+    wanted = operators_of(model).get(kernels.DOMAIN)
+    if wanted is None:
+        return
+    name = model.name if isinstance(model, Path) else "the model"
+    needs = f"{name} needs version {wanted} of the operators of {kernels.DOMAIN}"
+    if wanted != kernels.VERSION:
+        how = "upgrade deploykit" if wanted > kernels.VERSION else "quantize its float file again"
+        raise KernelsError(f"{needs}, and this deploykit has version {kernels.VERSION}: {how}.")
+    reason = kernels.why_missing()
+    if reason is not None:
+        raise KernelsError(f"{needs}: {reason}")
+    options.register_custom_ops_library(str(kernels.library_path()))
 
 
 def sentence(error: Exception) -> str:

@@ -16,6 +16,7 @@ from deploykit.errors import QuantizationError
 from deploykit.quantize import quantize
 from deploykit.quantize._gate import Bounds
 from deploykit.runtime import session
+from tests.quantize.graphs import Form, both_forms
 
 PREFIXES = ("test_gru_", "test_lstm_", "test_rnn_", "test_simple_rnn_")
 with warnings.catch_warnings():
@@ -41,8 +42,9 @@ def test_there_are_eighteen() -> None:
     assert len(BATCHWISE) == 3
 
 
+@both_forms
 @pytest.mark.parametrize("name", sorted(CASES))
-def test_each_case_is_read_run_and_quantized_or_left_with_the_reason(name: str, tmp_path: Path) -> None:
+def test_each_case_is_read_run_and_quantized_or_left_with_the_reason(name: str, tmp_path: Path, kernels: Form) -> None:
     case = CASES[name]
     model = case.model
     assert model is not None
@@ -55,14 +57,16 @@ def test_each_case_is_read_run_and_quantized_or_left_with_the_reason(name: str, 
     assert [tensor.name for tensor in artifact.inputs] == ["X"]
     if name in BATCHWISE:
         with pytest.raises(QuantizationError, match="onnxruntime cannot load"):
-            quantize(artifact, tmp_path / "int8.onnx", bounds=None, allow_partial=True)
+            quantize(artifact, tmp_path / "int8.onnx", bounds=None, allow_partial=True, kernels=kernels)
         assert not (tmp_path / "int8.onnx").exists()
         return
     names = [tensor.name for tensor in artifact.outputs]
     found = session(path).run(names, {"X": inputs["X"]})
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
-    made = quantize(artifact, tmp_path / "int8.onnx", bounds=Bounds(min_snr=10), prefer="int8", allow_partial=True)
+    made = quantize(
+        artifact, tmp_path / "int8.onnx", bounds=Bounds(min_snr=10), prefer="int8", allow_partial=True, kernels=kernels
+    )
     assert made.coverage is not None
     (row,) = made.coverage.rows
     if "peepholes" in name:

@@ -14,7 +14,7 @@ from typing import Any
 from deploykit.artifact import Artifact
 from deploykit.backends import RunOptions
 from deploykit.backends._files import loading
-from deploykit.backends.ort import OrtRunner
+from deploykit.backends.ort import OrtRunner, fused
 from deploykit.errors import BackendFailedError
 from deploykit.runtime import CPU, RECORD_NODES, session
 
@@ -64,7 +64,7 @@ def open_on(
             "TensorRT libraries are missing or of another version than it was built for."
         )
     runner = OrtRunner(opened)
-    runner.notes = (END_TO_END, *on_cpu(opened))
+    runner.notes = (END_TO_END, *fused(artifact), *on_cpu(opened))
     return runner
 
 

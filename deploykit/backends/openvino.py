@@ -7,6 +7,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from deploykit import kernels
 from deploykit.artifact import Artifact
 from deploykit.backends import Backend, Runner, RunOptions
 from deploykit.backends._feeds import check_feeds
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from deploykit.types import Array, Feeds, TensorSpec
 
 # How OpenVINO names operators of other domains that it cannot read.
-_UNKNOWN = re.compile(r"(?:com\.microsoft|ai\.onnx\.\w+)\.\w+")
+_UNKNOWN = re.compile(r"(?:com\.microsoft|ai\.deploykit|ai\.onnx\.\w+)\.\w+")
 # Where, among its inputs, a recurrent layer finds the lengths of the batch's sequences.
 _LENGTHS_AT = {"RNNSequence": 2, "GRUSequence": 2, "LSTMSequence": 3}
 # Seen in 2026.4 on the CPU with RNN, GRU and LSTM, in one direction and in two.
@@ -124,8 +125,10 @@ def _depends_on_values(node: Any) -> bool:
 def _refuse_operators(error: Exception) -> None:
     unknown = sorted(set(_UNKNOWN.findall(str(error))))
     if unknown:
+        ours = any(name.startswith(kernels.DOMAIN) for name in unknown)
+        step = "quantize with --kernels portable" if ours else "upgrade it"
         raise BackendUnavailableError(
-            f"this release of OpenVINO does not know the operators {', '.join(unknown)}: upgrade it, or use ort."
+            f"this release of OpenVINO does not know the operators {', '.join(unknown)}: {step}, or use ort."
         ) from error
 
 

@@ -40,6 +40,11 @@ class OrtRunner(Runner):
         self._session = None
 
 
+def fused(artifact: Artifact) -> tuple[str, ...]:
+    """A sentence on the operators that the session needed a library for; none where it needed none."""
+    return tuple(f"runs operators of {domain}, version {version}." for domain, version in artifact.operators.items())
+
+
 class OrtBackend(Backend):
     """onnxruntime's CPU execution provider."""
 
@@ -54,7 +59,9 @@ class OrtBackend(Backend):
 
     def open(self, artifact: Artifact, options: RunOptions) -> Runner:
         with loading(artifact.path, "onnxruntime"):
-            return OrtRunner(session(artifact.path, options.threads))
+            runner = OrtRunner(session(artifact.path, options.threads))
+        runner.notes = fused(artifact)
+        return runner
 
 
 BACKEND = OrtBackend()

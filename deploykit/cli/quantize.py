@@ -13,14 +13,22 @@ from deploykit.artifact import Artifact, manifest_path
 from deploykit.cli import _progress, _shared, _table
 from deploykit.config import Config
 from deploykit.errors import UsageError
-from deploykit.quantize import DEFAULT_BOUNDS, DEFAULT_METHOD, PREFERENCES, Preference
+from deploykit.quantize import DEFAULT_BOUNDS, DEFAULT_METHOD, KERNELS, PREFERENCES, Kernels, Preference
 from deploykit.quantize._gate import Bounds, Cost
 from deploykit.units import size
+
+kernels_option = click.option(
+    "--kernels",
+    type=click.Choice(KERNELS),
+    help="What GRU, LSTM and RNN become. portable (the default): nodes that plain onnxruntime has; fused: one operator "
+    "of deploykit's, faster, for sessions that load its library; auto: fused where it can be loaded here.",
+)
 
 
 @click.command(
     short_help="int8 ONNX that covers the recurrence, with a coverage table.",
-    help="""Make an int8 ONNX file that runs on plain onnxruntime, and say node by node what became int8.
+    help="""Make an int8 ONNX file that runs on plain onnxruntime, and say node by node what became int8. With --kernels
+fused it runs faster, where the library of deploykit's operators is loaded.
 
 ARTIFACT is an ONNX file, ours or another's; without it the newest export in build/ is taken, and made where there is
 none. The source is never changed. Ends with 3, and writes nothing, when a recurrent layer would stay in float.""",
@@ -43,6 +51,7 @@ none. The source is never changed. Ends with 3, and writes nothing, when a recur
     help="What to do with a layer too small to be faster in int8. speed (the default): int8 storage, float arithmetic; "
     "size: int8 where that saves memory; int8: int8 arithmetic wherever it can be.",
 )
+@kernels_option
 @click.option(
     "--allow-coupled",
     is_flag=True,
@@ -95,6 +104,7 @@ def command(
     method: str,
     target: str,
     prefer: Preference | None,
+    kernels: Kernels | None,
     allow_coupled: bool,
     exclude: tuple[str, ...],
     calibration: Path | None,
@@ -127,6 +137,7 @@ def command(
         method=method,
         exclude=frozenset(exclude),
         prefer=prefer,
+        kernels=kernels,
         allow_coupled=allow_coupled,
         allow_partial=allow_partial,
         calibration=calibration,
@@ -137,7 +148,7 @@ def command(
     if json_target is not None:
         _shared.emit_json(_shared.as_json(_with_totals(made)), json_target)
     if json_target != "-":
-        show(made, source)
+        show(made, source, kernels)
 
 
 def _with_totals(made: Artifact) -> dict[str, Any]:
@@ -171,8 +182,8 @@ def quantize_now(source: Artifact, output: Path | None, **options: Any) -> Artif
         return quantize(source, path, progress=step, **options)
 
 
-def show(made: Artifact, source: Artifact) -> None:
-    """Print what was made, and the coverage table."""
+def show(made: Artifact, source: Artifact, kernels: Kernels | None = None) -> None:
+    """Print what was made, and the coverage table; ``kernels`` is what was asked for."""
     coverage = made.coverage
     assert coverage is not None
     rows = []
@@ -192,7 +203,23 @@ def show(made: Artifact, source: Artifact) -> None:
     if preferred:
         nodes = "1 node computes" if preferred == 1 else f"{preferred} nodes compute"
         click.echo(f"{nodes} in float on int8 weights by preference, not for want of an int8 form: --prefer int8.")
+    taken = _kernels_taken(made, kernels)
+    if taken:
+        click.echo(taken)
     click.echo(_proof(made))
+
+
+def _kernels_taken(made: Artifact, asked: Kernels | None) -> str | None:
+    """Which form the recurrent layers have, and what a session needs for it; None where nobody asked."""
+    if made.operators:
+        needs = ", ".join(f"version {version} of {domain}" for domain, version in made.operators.items())
+        return f"kernels: fused; a session has to load the library of {needs} (docs/kernels.md), as deploykit's do."
+    if asked in (None, "portable"):
+        return None
+    from deploykit.kernels import why_missing
+
+    reason = why_missing() if asked == "auto" else None
+    return f"kernels: portable, since {reason or 'no layer here has a fused form.'}"
 
 
 def _proof(made: Artifact) -> str:

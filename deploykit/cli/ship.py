@@ -13,6 +13,7 @@ from deploykit.cli import export as export_command
 from deploykit.cli import quantize as quantize_command
 from deploykit.config import Config
 from deploykit.given import is_function
+from deploykit.quantize import Kernels
 
 
 @click.command(
@@ -32,6 +33,7 @@ from deploykit.given import is_function
 @click.option("--batch", type=_shared.IntList(), help="Batch sizes to time; default: 1.")
 @click.option("--time", "times", type=_shared.IntList(), help="Numbers of time steps to time; default: 100.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads for one inference.")
+@quantize_command.kernels_option
 @_bench.data_option
 @_bench.metric_option
 @_bench.drift_option
@@ -46,6 +48,7 @@ def command(
     batch: tuple[int, ...] | None,
     times: tuple[int, ...] | None,
     threads: int,
+    kernels: Kernels | None,
     data: Path | None,
     metric: str | None,
     drift: int | None,
@@ -76,9 +79,9 @@ def command(
         click.echo(export_command.describe(exported) + "\n")
     # Without the metric: the bench judges that against PyTorch in a moment.
     real = None if data is None or is_function(str(data)) else data
-    quantized = quantize_command.quantize_now(exported, None, metric=False, calibration=real)
+    quantized = quantize_command.quantize_now(exported, None, kernels=kernels, metric=False, calibration=real)
     if talk:
-        quantize_command.show(quantized, exported)
+        quantize_command.show(quantized, exported, kernels)
         click.echo()
     reference = _bench.reference(ref, [exported])
     subjects = _bench.plan(_bench.wanted_backends((_bench.DEFAULT,)), reference, [exported, quantized])

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from deploykit import artifact as artifacts
 from deploykit.artifact import Artifact
 from deploykit.coverage import Coverage
-from deploykit.errors import GateError, QuantizationError, UsageError
+from deploykit.errors import GateError, KernelsError, QuantizationError, UsageError
+from deploykit.opsets import operators_of
 from deploykit.quantize._gate import Bounds, Gate, record
 from deploykit.runtime import sentence, session
 from deploykit.versions import versions
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
 #: int8 arithmetic where it is faster, where it makes file and memory smaller, or wherever it can be: ``_preference``.
 Preference = Literal["speed", "size", "int8"]
 PREFERENCES: tuple[Preference, ...] = get_args(Preference)
+
+#: What recurrent layers become: operators of plain onnxruntime, those of ``deploykit.kernels``, or these where the
+#: library can be loaded.
+Kernels = Literal["portable", "fused", "auto"]
+KERNELS: tuple[Kernels, ...] = get_args(Kernels)
 
 DEFAULT_METHOD = "dynamic"
 DEFAULT_BOUNDS = Bounds()
@@ -39,7 +45,8 @@ class QuantizeOptions:
     ``stored``: names of nodes that compute in float, with weights stored as int8, for schemes that heed it.
 
     ``prefer`` decides where int8 arithmetic would be slower than float, see ``_preference``. ``allow_coupled`` admits
-    operators whose answer for a row may depend on its batch neighbours or on later steps.
+    operators whose answer for a row may depend on its batch neighbours or on later steps. ``fused`` makes recurrent
+    layers operators of ``deploykit.kernels``, which run only where that library is loaded.
     """
 
     exclude: frozenset[str] = frozenset()
@@ -47,6 +54,7 @@ class QuantizeOptions:
     prefer: Preference = "speed"
     allow_coupled: bool = False
     stored: frozenset[str] = frozenset()
+    fused: bool = False
 
 
 class Scheme(ABC):
@@ -58,7 +66,8 @@ class Scheme(ABC):
     produces: str = "onnx-int8"
     #: What may become of a recurrent layer where the scheme does what it is for; anything else fails the request.
     recurrence: frozenset[str] = frozenset({"int8"})
-    #: Which of the options that not every scheme can heed it does: ``prefer``, ``allow-coupled``, ``stored``.
+    #: Which of the options that not every scheme can heed it does: ``prefer``, ``kernels``, ``allow-coupled`` and
+    #: ``stored``.
     heeds: frozenset[str] = frozenset()
 
     @abstractmethod
@@ -77,6 +86,7 @@ def quantize(
     method: str = DEFAULT_METHOD,
     exclude: frozenset[str] = frozenset(),
     prefer: Preference | None = None,
+    kernels: Kernels | None = None,
     allow_coupled: bool = False,
     allow_partial: bool = False,
     calibration: Path | None = None,
@@ -87,7 +97,8 @@ def quantize(
 ) -> Artifact:
     """Quantize ``source`` to the file ``path``, with a manifest that holds the coverage. ``source`` is not changed.
 
-    ``prefer`` and ``allow_coupled`` are those of ``QuantizeOptions``, for the schemes that heed them.
+    ``prefer`` and ``allow_coupled`` are those of ``QuantizeOptions``, for the schemes that heed them, as is
+    ``kernels``: without it the file is portable, and with ``auto`` fused where the library can be loaded here.
 
     The result is held against its source before it is written: on the arrays of the file ``calibration``, else on what
     the function ``example`` (``FILE.py:function``; its code runs) returns, else on the model's own sample, else on
@@ -99,6 +110,7 @@ def quantize(
         UnknownNameError: there is no such method.
         ArtifactError: the source cannot be read.
         QuantizationError: the method does not take it, or onnxruntime does not load the result.
+        KernelsError: fused operators are asked for, and their library cannot be loaded here.
         UsageError: the calibration file cannot be read or does not fit, nor does the example; the metric cannot be
             found; or the method does not heed an option.
         ModelError: the example fails, or the user's metric does on the source.
@@ -111,9 +123,13 @@ def quantize(
     from deploykit.quantize._inputs import gather
 
     scheme = registry.scheme(method)
-    for option, given in (("prefer", prefer is not None), ("allow-coupled", allow_coupled)):
-        if given and option not in scheme.heeds:
-            raise UsageError(f"--{option} is for int8 arithmetic in onnxruntime, not for {method}: leave it out.")
+    _require_heeded(method, scheme, {"prefer": prefer, "kernels": kernels, "allow-coupled": allow_coupled or None})
+    if allow_coupled and kernels in ("fused", "auto"):
+        raise UsageError(
+            f"--allow-coupled takes onnxruntime's own LSTM and --kernels {kernels} deploykit's, which is faster and "
+            "couples nothing: leave --allow-coupled out."
+        )
+    fused = _may_fuse(kernels)
     if source.format not in scheme.accepts:
         raise QuantizationError(
             f"{source.path} is {source.format}, and {method} quantizes {' or '.join(sorted(scheme.accepts))}: "
@@ -127,7 +143,7 @@ def quantize(
     data = None if calibration is None else DataFile(calibration, source.inputs).whole()
 
     def apply(left: frozenset[str], stored: frozenset[str]) -> tuple[onnx.ModelProto, Coverage]:
-        return scheme.apply(model, QuantizeOptions(left, data, prefer or "speed", allow_coupled, stored))
+        return scheme.apply(model, QuantizeOptions(left, data, prefer or "speed", allow_coupled, stored, fused))
 
     verification: dict[str, Any] = {"verified": False}
     kept: tuple[str, ...] = ()
@@ -166,9 +182,32 @@ def quantize(
             tools=versions(_TOOLS),
             verification=verification,
             coverage=coverage,
+            operators=operators_of(content),
         ),
         content,
     )
+
+
+def _require_heeded(method: str, scheme: Scheme, given: Mapping[str, object]) -> None:
+    for option, value in given.items():
+        if value is not None and option not in scheme.heeds:
+            raise UsageError(f"--{option} is for int8 arithmetic in onnxruntime, not for {method}: leave it out.")
+
+
+def _may_fuse(kernels: Kernels | None) -> bool:
+    """Whether recurrent layers become fused operators.
+
+    Raises:
+        KernelsError: that is asked for, and cannot be here.
+    """
+    if kernels in (None, "portable"):
+        return False
+    from deploykit.kernels import why_missing
+
+    reason = why_missing()
+    if reason is not None and kernels == "fused":
+        raise KernelsError(f"--kernels fused needs a library that is not here: {reason}")
+    return reason is None
 
 
 def _require_free(path: Path, source: Artifact, calibration: Path | None) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from deploykit.quantize import Preference
 from deploykit.quantize._coupled import CoupledLstm
+from deploykit.quantize._fused import FusedLayer
 from deploykit.quantize._linear import Linear
 from deploykit.quantize._recurrent import Layer
 
@@ -18,6 +19,8 @@ from deploykit.quantize._recurrent import Layer
 HIDDEN, HIDDEN_GIVEN_STATE, HIDDEN_RELU = 256, 320, 384
 #: The same one step at a time, inside another loop; and for onnxruntime's own int8 LSTM.
 HIDDEN_IN_A_STEP, HIDDEN_COUPLED = {"GRU": 512, "LSTM": 512, "RNN": 1024}, 64
+#: The same for the fused operators, over a sequence or in a step: they are no slower than float at any size.
+HIDDEN_FUSED = {"GRU": 1, "LSTM": 1, "RNN": 1}
 #: Weights from which on an int8 MatMul or Gemm is faster, over a sequence and inside a step; and least width of either
 #: side, since quantizing many inputs, and scaling many outputs, costs as much as the product with a narrow matrix.
 WEIGHTS, WEIGHTS_IN_A_STEP, NARROW = 256 * 256, 512 * 512, 128
@@ -25,15 +28,19 @@ WEIGHTS, WEIGHTS_IN_A_STEP, NARROW = 256 * 256, 512 * 512, 128
 #: Bytes that the graph around the int8 products takes in the file: for each direction of a layer, for any other node.
 DIRECTION_GRAPH, NODE_GRAPH = 6000, 2000
 
+_Found = Layer | FusedLayer | CoupledLstm | Linear
 
-def why_storage_only(found: Layer | CoupledLstm | Linear, prefer: Preference, in_a_step: bool) -> str | None:
+
+def why_storage_only(
+    found: Layer | FusedLayer | CoupledLstm | Linear, prefer: Preference, in_a_step: bool
+) -> str | None:
     """Why the node's arithmetic should stay in float with its weights stored as int8; None where int8 pays."""
     if prefer == "int8":
         return None
     return _not_smaller(found) if prefer == "size" else _not_faster(found, in_a_step)
 
 
-def _not_smaller(found: Layer | CoupledLstm | Linear) -> str | None:
+def _not_smaller(found: _Found) -> str | None:
     graph = DIRECTION_GRAPH * len(found.directions) if isinstance(found, Layer) else NODE_GRAPH
     # Stored only, the file is a quarter too, but memory holds float weights.
     return (
@@ -43,7 +50,7 @@ def _not_smaller(found: Layer | CoupledLstm | Linear) -> str | None:
     )
 
 
-def _not_faster(found: Layer | CoupledLstm | Linear, in_a_step: bool) -> str | None:
+def _not_faster(found: _Found, in_a_step: bool) -> str | None:
     where = " inside a step" if in_a_step else ""
     if isinstance(found, Linear):
         least = WEIGHTS_IN_A_STEP if in_a_step else WEIGHTS
@@ -52,6 +59,8 @@ def _not_faster(found: Layer | CoupledLstm | Linear, in_a_step: bool) -> str | N
         return f"float is faster below {NARROW} inputs or outputs" if min(found.matrix.shape) < NARROW else None
     if isinstance(found, CoupledLstm):
         least, where = HIDDEN_COUPLED, ""
+    elif isinstance(found, FusedLayer):
+        least, where = HIDDEN_FUSED[found.layer.kind], ""
     else:
         least = HIDDEN_IN_A_STEP[found.kind] if in_a_step else _over_a_sequence(found)
     return None if found.hidden >= least else f"float is faster below {least} units{where}"

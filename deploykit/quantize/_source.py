@@ -11,6 +11,7 @@ from onnx import TensorProto
 from deploykit.coverage import CoverageRow
 from deploykit.errors import QuantizationError
 from deploykit.graphs import subgraphs
+from deploykit.kernels import DOMAIN
 from deploykit.quantize._constants import Constants
 from deploykit.quantize._graph import MICROSOFT, is_standard, name_of, walk
 
@@ -71,6 +72,8 @@ def check_source(model: onnx.ModelProto) -> None:
 def _is_quantized(node: onnx.NodeProto) -> bool:
     if is_standard(node):
         return node.op_type in _QUANTIZED
+    if node.domain == DOMAIN:
+        return True
     name = node.op_type
     return node.domain == MICROSOFT and ("Quant" in name or "Integer" in name or "QLinear" in name or "NBits" in name)
 

@@ -1,7 +1,8 @@
 """Dynamic int8: weights as 8-bit numbers in the file, activations quantized at run time, row by row and step by step.
 
 Built from operators of plain onnxruntime (ai.onnx and com.microsoft). Every GRU, LSTM and RNN becomes an int8 input
-projection over the whole sequence and an int8 recurrent product in each step of a Scan. Where that would be slower than
+projection over the whole sequence and an int8 recurrent product in each step of a Scan; or, with fused kernels, one
+node of ``ai.deploykit``. Where that would be slower than
 float arithmetic, or cannot be done without coupling rows or steps, only the weights are stored as int8.
 """
 
@@ -12,12 +13,15 @@ from dataclasses import replace
 import onnx
 from onnx import helper
 
+from deploykit import kernels
 from deploykit.coverage import RECURRENT, Coverage, CoverageRow
 from deploykit.quantize import QuantizeOptions, Scheme
 from deploykit.quantize._activations import QuantizedRows, quantize_rows
 from deploykit.quantize._attention import CONTEXT_REMARK, Product, Products, replace_product
 from deploykit.quantize._coupled import FORM as COUPLED_FORM
 from deploykit.quantize._coupled import CoupledLstm, read_coupled, replace_coupled
+from deploykit.quantize._fused import FusedLayer, infos, read_fused, replace_fused
+from deploykit.quantize._fused import form as fused_form
 from deploykit.quantize._graph import MICROSOFT, name_of, walk
 from deploykit.quantize._linear import (
     SMALLEST_TABLE,
@@ -43,14 +47,17 @@ from deploykit.quantize._weights import PAIRED, WeightForm
 _ACTIVATIONS = "a product of two activations, both to be quantized in every run, is faster in float"
 _WINDOW = "one activation scale for a window would couple time steps"
 
-_Found = Layer | CoupledLstm | Linear | Product | Embedding | Weights
+#: What is not in ai.onnx, and the version of it that the graph asks for.
+_OTHER_OPSETS = {MICROSOFT: 1, kernels.DOMAIN: kernels.VERSION}
+
+_Found = Layer | FusedLayer | CoupledLstm | Linear | Product | Embedding | Weights
 
 
 class DynamicInt8(Scheme):
     """Int8 in recurrent layers, MatMul and Gemm, int8 storage of the rest; scales per row and step."""
 
     recurrence = frozenset({"int8", "int8-storage"})
-    heeds = frozenset({"prefer", "allow-coupled", "stored"})
+    heeds = frozenset({"prefer", "kernels", "allow-coupled", "stored"})
 
     def __init__(self, weights: WeightForm = PAIRED) -> None:
         self._weights = weights
@@ -59,10 +66,10 @@ class DynamicInt8(Scheme):
         """See ``Scheme.apply``."""
         result = copied(model)
         rows = _Pass(Scope.of(result), options, self._weights).run()
-        if any(node.domain == MICROSOFT for node in walk(result.graph)) and not any(
-            entry.domain == MICROSOFT for entry in result.opset_import
-        ):
-            result.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
+        needed = {node.domain for node in walk(result.graph)} - {entry.domain for entry in result.opset_import}
+        result.opset_import.extend(
+            helper.make_opsetid(domain, version) for domain, version in _OTHER_OPSETS.items() if domain in needed
+        )
         return result, Coverage(tuple(rows))
 
 
@@ -80,7 +87,7 @@ class _Pass(Pass[_Found]):
 
     def read(self, node: onnx.NodeProto) -> _Found | str | None:
         found = self._arithmetic(node)
-        if isinstance(found, Layer | CoupledLstm | Linear):
+        if isinstance(found, Layer | FusedLayer | CoupledLstm | Linear):
             if name_of(node) in self.options.stored:
                 return self._storage(node, "")
             slower = why_storage_only(found, self.options.prefer, self.scope.repeated)
@@ -89,11 +96,14 @@ class _Pass(Pass[_Found]):
             return self._storage(node, found)
         return found
 
-    def _arithmetic(self, node: onnx.NodeProto) -> Layer | CoupledLstm | Linear | Product | Embedding | str | None:
+    def _arithmetic(
+        self, node: onnx.NodeProto
+    ) -> Layer | FusedLayer | CoupledLstm | Linear | Product | Embedding | str | None:
         if node.op_type == "LSTM" and self.options.allow_coupled:
             return read_coupled(node, self.constants)
         if node.op_type in RECURRENT:
-            return read_recurrent(node, self.constants, self.used)
+            read = read_fused if self.options.fused else read_recurrent
+            return read(node, self.constants, self.used)
         if node.op_type == "MatMul":
             return self._matmul(node)
         if node.op_type == "Gemm":
@@ -121,6 +131,9 @@ class _Pass(Pass[_Found]):
         if isinstance(found, Layer):
             replace_recurrent(self.build, found, DynamicProducts(self._quantize(found.x), self._weights))
             form = recurrent_form(found)
+        elif isinstance(found, FusedLayer):
+            self._fuse(found)
+            form = fused_form(found)
         elif isinstance(found, CoupledLstm):
             replace_coupled(self.build, found)
             form = COUPLED_FORM
@@ -141,6 +154,11 @@ class _Pass(Pass[_Found]):
         coupled = isinstance(found, CoupledLstm)
         preferred = isinstance(found, Weights) and found.by_preference
         return [CoverageRow(name_of(node), node.op_type, became, form, size, macs, coupled, reason or None, preferred)]
+
+    def _fuse(self, found: FusedLayer) -> None:
+        replace_fused(self.build, found, self._weights)
+        told = {info.name for info in (*self.graph.value_info, *self.graph.output)}
+        self.graph.value_info.extend(info for info in infos(found) if info.name not in told)
 
     def _amount(self, found: _Found) -> tuple[int, int]:
         """Bytes of float weights, and multiply-accumulates for one row and time step."""

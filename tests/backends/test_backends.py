@@ -176,12 +176,15 @@ def test_openvino_says_what_it_cannot_read_or_is_missing(monkeypatch: pytest.Mon
         assert "deploykit[openvino]" in str(backend.available())
         pytest.skip("OpenVINO is not installed")
     artifact = onnx_artifact(tmp_path)
-    model = onnx.load(artifact.path)
-    model.graph.node[0].domain, model.graph.node[0].op_type = "com.microsoft", "NoSuchOperator"
-    model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
-    onnx.save(model, artifact.path)
-    with pytest.raises(BackendUnavailableError, match=r"does not know the operators com\.microsoft\.NoSuchOperator:"):
-        backend.open(artifact, RunOptions())
+    for domain, step in (("com.microsoft", "upgrade it"), ("ai.deploykit", "quantize with --kernels portable")):
+        model = onnx.load(artifact.path)
+        model.graph.node[0].domain, model.graph.node[0].op_type = domain, "NoSuchOperator"
+        model.opset_import.append(onnx.helper.make_opsetid(domain, 1))
+        onnx.save(model, artifact.path)
+        with pytest.raises(
+            BackendUnavailableError, match=f"does not know the operators {domain}.NoSuchOperator: {step}, or use ort"
+        ):
+            backend.open(artifact, RunOptions())
     artifact.path.write_bytes(b"no protobuf at all")
     with pytest.raises(BackendFailedError, match=r"OpenVINO cannot load contract\.onnx") as error:
         backend.open(artifact, RunOptions())

@@ -16,6 +16,7 @@ from click.testing import Result
 
 from deploykit.artifact import ModelRef
 from deploykit.bench import schema
+from tests.quantize.graphs import needs_library
 
 INPUT = ("--input", "x:float32[batch,time,8]")
 
@@ -238,3 +239,55 @@ def test_locate_tells_the_layers_apart_and_ends_with_3_where_one_is_wrong(
     gone = run("validate", "--locate", "build/gru.int8.onnx")
     assert gone.exit_code == 1
     assert "neither beside it nor in build" in gone.stderr
+
+
+@needs_library
+def test_fused_kernels_from_the_command_line_to_the_report(project: Path, run: Callable[..., Result]) -> None:
+    assert run("export").exit_code == 0
+    made = run("quantize", "--int8", "--kernels", "fused")
+    assert made.exit_code == 0, made.output
+    assert "DynamicQuantizeGRU of ai.deploykit (fused)" in made.stdout
+    assert "kernels: fused; a session has to load the library of version 1 of ai.deploykit" in made.stdout
+    report = json.loads(run("validate", "--backend", "ort", "--time", "20", "--json", "-").stdout)
+    (row,) = [row for row in report["rows"] if row["precision"] == "int8"]
+    assert (row["status"], row["artifact"]) == ("ok", "build/gru.int8.onnx")
+    assert row["warnings"] == ["runs operators of ai.deploykit, version 1."]
+    assert row["accuracy"]["snr_db"] > 30
+    assert run("validate", "--locate").exit_code == 0
+
+
+def test_kernels_auto_says_what_it_took(
+    project: Path, run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("export").exit_code == 0
+    monkeypatch.setattr("deploykit.kernels.why_missing", lambda: "there is no compiler: install one.")
+    made = run("quantize", "--int8", "--kernels", "auto")
+    assert made.exit_code == 0, made.output
+    assert "kernels: portable, since there is no compiler: install one.\n" in made.stdout
+    assert json.loads((project / "build" / "gru.int8.onnx.json").read_text())["operators"] == {}
+    refused = run("quantize", "--int8", "--kernels", "fused")
+    assert refused.exit_code == 1
+    assert (
+        refused.stderr
+        == "error: --kernels fused needs a library that is not here: there is no compiler: install one.\n"
+    )
+
+
+def test_the_project_file_may_name_the_kernels(
+    project: Path, run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (project / "deploykit.toml").open("a") as file:
+        file.write('[quantize]\nkernels = "auto"\n')
+    monkeypatch.setattr("deploykit.kernels.why_missing", lambda: "there is no compiler: install one.")
+    assert "kernels: portable, since" in run("quantize", "--int8").stdout
+
+
+@pytest.mark.slow
+@needs_library
+def test_ship_hands_the_kernels_on(project: Path, run: Callable[..., Result]) -> None:
+    shipped = run("ship", "--time", "5", "--kernels", "auto")
+    assert shipped.exit_code in (0, 3), shipped.output  # as above
+    rows = json.loads((project / "build" / "report.json").read_text())["rows"]
+    assert [row["warnings"] for row in rows if row["precision"] == "int8"] == [
+        ["runs operators of ai.deploykit, version 1."]
+    ]

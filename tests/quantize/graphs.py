@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
 import onnxruntime
+import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from deploykit import kernels as library
 from deploykit.coverage import Coverage
+from deploykit.opsets import operators_of
 from deploykit.quantize import Preference, QuantizeOptions, Scheme
 from deploykit.quantize.dynamic import SCHEME
 
 Array = NDArray[Any]
 Feeds = dict[str, Array]
+
+#: The two forms that a recurrent layer takes in dynamic int8, which answer alike.
+Form = Literal["portable", "fused"]
+
+_MISSING = library.why_missing()
+needs_library = pytest.mark.skipif(_MISSING is not None, reason=f"THE FUSED KERNELS ARE NOT TESTED: {_MISSING}")
+both_forms = pytest.mark.parametrize("kernels", ["portable", pytest.param("fused", marks=needs_library)])
 
 GATES = {"GRU": 3, "LSTM": 4, "RNN": 1}
 
@@ -152,22 +162,33 @@ def tensor(name: str, *shape: int, seed: int = 0, scale: float = 0.2) -> onnx.Te
 
 
 def quantize(
-    model: onnx.ModelProto, *exclude: str, scheme: Scheme = SCHEME, prefer: Preference = "int8"
+    model: onnx.ModelProto,
+    *exclude: str,
+    scheme: Scheme = SCHEME,
+    prefer: Preference = "int8",
+    kernels: Form = "portable",
 ) -> tuple[onnx.ModelProto, Coverage]:
     """The checked result of a scheme, which has left its source alone; small layers are int8 too, unless told else."""
     before = model.SerializeToString(deterministic=True)
-    result, coverage = scheme.apply(model, QuantizeOptions(exclude=frozenset(exclude), prefer=prefer))
+    options = QuantizeOptions(exclude=frozenset(exclude), prefer=prefer, fused=kernels == "fused")
+    result, coverage = scheme.apply(model, options)
     assert model.SerializeToString(deterministic=True) == before
     onnx.checker.check_model(result)
     return result, coverage
 
 
-def session(model: onnx.ModelProto, severity: int = 3) -> onnxruntime.InferenceSession:
-    """A one-thread CPU session that says nothing below the severity."""
+def session(
+    model: onnx.ModelProto, severity: int = 3, threads: int = 1, level: str = "ORT_ENABLE_ALL"
+) -> onnxruntime.InferenceSession:
+    """A CPU session that says nothing below the severity, with the fused operators where the model has some."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = severity
-    options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    options.intra_op_num_threads = threads
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+    content = model.SerializeToString()
+    if operators_of(content):
+        options.register_custom_ops_library(str(library.library_path()))
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 def run(model: onnx.ModelProto | onnxruntime.InferenceSession, feeds: Feeds) -> dict[str, Array]:

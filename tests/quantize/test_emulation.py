@@ -14,7 +14,7 @@ from onnx import numpy_helper
 
 from deploykit import registry
 from deploykit.quantize._weights import PAIRED, WIDE, WeightForm, per_output_channel, symmetric
-from tests.quantize.graphs import VARIANTS, Array, Net, quantize, run, snr
+from tests.quantize.graphs import VARIANTS, Array, Form, Net, both_forms, quantize, run, snr
 
 Matrix = NDArray[np.float32]
 
@@ -71,15 +71,18 @@ def emulate(net: Net, feeds: dict[str, Array], tensors: dict[str, Array], paired
     return np.stack(steps)
 
 
+@both_forms
 @pytest.mark.parametrize("method", ["dynamic", "dynamic-8bit"])
 @pytest.mark.parametrize("initial", [False, True])
 @pytest.mark.parametrize(("kind", "variant"), VARIANTS)
-def test_the_graph_is_the_arithmetic_it_claims(kind: str, variant: str, initial: bool, method: str) -> None:
+def test_the_graph_is_the_arithmetic_it_claims(
+    kind: str, variant: str, initial: bool, method: str, kernels: Form
+) -> None:
     net = Net(kind, variant, inputs=30, hidden=40, initial=initial)
     model, feeds = net.model(), net.feeds(12, 3)
     tensors = {one.name: numpy_helper.to_array(one) for one in model.graph.initializer}
     expected = emulate(net, feeds, tensors, paired=method == "dynamic")
-    actual = run(quantize(model, scheme=registry.scheme(method))[0], feeds)["y"][:, 0]
+    actual = run(quantize(model, scheme=registry.scheme(method), kernels=kernels)[0], feeds)["y"][:, 0]
     # float32 against float64 now and then rounds a state to the neighbouring level: 43 dB is what int8 costs
     assert snr(expected, actual) > 55
     assert float(np.abs(expected[0] - actual[0]).max()) < 1e-5

@@ -19,6 +19,7 @@ from deploykit.quantize import quantize
 from deploykit.quantize._gate import Bounds, Cost, Gate
 from deploykit.types import Metric, TensorSpec
 from tests.quantize import graphs
+from tests.quantize.graphs import Form, both_forms
 
 if TYPE_CHECKING:
     from deploykit.types import Array, Infer
@@ -51,8 +52,9 @@ def saved(folder: Path, model: onnx.ModelProto) -> Artifact:
     return artifacts.read(folder / "net.onnx")
 
 
-def test_a_good_net_is_quantized_whole_and_the_manifest_says_how_good(folder: Path) -> None:
-    made = quantize(saved(folder, graphs.Net().model()), folder / "int8.onnx")
+@both_forms
+def test_a_good_net_is_quantized_whole_and_the_manifest_says_how_good(folder: Path, kernels: Form) -> None:
+    made = quantize(saved(folder, graphs.Net().model()), folder / "int8.onnx", kernels=kernels)
     proof = made.verification
     assert proof is not None
     assert proof["verified"] is True
@@ -97,15 +99,18 @@ def test_a_bound_that_cannot_be_held_ends_with_the_ranking_and_no_file(folder: P
     assert sorted(path.name for path in folder.iterdir()) == before
 
 
-def test_a_recurrent_layer_that_would_have_to_stay_is_an_error_unless_partial_is_allowed(folder: Path) -> None:
+@both_forms
+def test_a_recurrent_layer_that_would_have_to_stay_is_an_error_unless_partial_is_allowed(
+    folder: Path, kernels: Form
+) -> None:
     source = saved(folder, graphs.Net(layers=2).model())
-    whole = quantize(source, folder / "whole.onnx", prefer="int8").verification
+    whole = quantize(source, folder / "whole.onnx", prefer="int8", kernels=kernels).verification
     assert whole is not None
     bounds = Bounds(min_snr=whole["accuracy"]["snr_db"] + 1)  # one layer less brings more than that
     with pytest.raises(GateError, match=r"gru_\d: quantized, it would cost more"):
-        quantize(source, folder / "int8.onnx", bounds=bounds, prefer="int8")
+        quantize(source, folder / "int8.onnx", bounds=bounds, prefer="int8", kernels=kernels)
     assert not (folder / "int8.onnx").exists()
-    made = quantize(source, folder / "int8.onnx", bounds=bounds, prefer="int8", allow_partial=True)
+    made = quantize(source, folder / "int8.onnx", bounds=bounds, prefer="int8", allow_partial=True, kernels=kernels)
     assert made.coverage is not None
     assert [row.became for row in made.coverage.rows].count("int8") == 1
 

@@ -13,21 +13,36 @@ from deploykit import artifact as artifacts
 from deploykit import registry
 from deploykit.coverage import Coverage, CoverageRow
 from deploykit.errors import UsageError
-from deploykit.quantize import PREFERENCES, Preference, QuantizeOptions
+from deploykit.quantize import PREFERENCES, Preference
 from deploykit.quantize import quantize as quantize_file
 from deploykit.quantize._constants import Constants
 from deploykit.quantize._coupled import read_coupled
+from deploykit.quantize._fused import FusedLayer
 from deploykit.quantize._linear import Linear, read_matmul
 from deploykit.quantize._preference import (
     HIDDEN,
     HIDDEN_COUPLED,
+    HIDDEN_FUSED,
     HIDDEN_GIVEN_STATE,
     HIDDEN_IN_A_STEP,
     HIDDEN_RELU,
     why_storage_only,
 )
 from deploykit.quantize._recurrent import Layer, read
-from tests.quantize.graphs import DIRECTIONS, Net, all_ops, build, floats, quantize, run, snr, tensor, worst_snr
+from tests.quantize.graphs import (
+    DIRECTIONS,
+    Form,
+    Net,
+    all_ops,
+    both_forms,
+    build,
+    floats,
+    quantize,
+    run,
+    snr,
+    tensor,
+    worst_snr,
+)
 
 
 def layer(kind: str, hidden: int, direction: str = "forward") -> Layer:
@@ -64,6 +79,16 @@ def test_a_state_without_a_bound_needs_a_larger_layer(kind: str, variant: str) -
         found = read(model.graph.node[0], Constants(model.graph, 17), {"y"})
         assert isinstance(found, Layer)
         assert (why_storage_only(found, "speed", in_a_step=False) is None) == pays
+
+
+@pytest.mark.parametrize("kind", ["GRU", "LSTM", "RNN"])
+def test_fused_layers_have_a_size_of_their_own(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    small, nested = FusedLayer(layer(kind, 7)), (False, True)
+    assert HIDDEN_FUSED[kind] <= 7
+    assert [why_storage_only(small, "speed", in_a_step) for in_a_step in nested] == [None, None]
+    assert "larger than what they save" in str(why_storage_only(small, "size", in_a_step=False))
+    monkeypatch.setitem(HIDDEN_FUSED, kind, 8)
+    assert why_storage_only(small, "speed", in_a_step=False) == "float is faster below 8 units"
 
 
 def test_narrow_and_small_products_stay_in_float() -> None:
@@ -144,18 +169,23 @@ def test_shares_add_up() -> None:
 def test_methods_without_a_choice_say_so(method: str, tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     onnx.save(Net().model(), path)
-    given: list[dict[str, Any]] = [{"prefer": "speed"}, {"allow_coupled": True}]
+    given: list[dict[str, Any]] = [
+        {"prefer": "speed"},
+        {"kernels": "portable"},
+        {"kernels": "auto"},
+        {"allow_coupled": True},
+    ]
     for options in given:
         with pytest.raises(UsageError, match=f"not for {method}: leave it out"):
             quantize_file(artifacts.read(path), tmp_path / "out.onnx", method=method, **options)
 
 
+@both_forms
 @pytest.mark.parametrize("prefer", PREFERENCES)
-def test_every_preference_gives_a_sound_file(prefer: Preference) -> None:
+def test_every_preference_gives_a_sound_file(prefer: Preference, kernels: Form) -> None:
     net = Net("LSTM", inputs=30, hidden=50, direction="bidirectional", lengths=True, initial=True)
     model = net.model()
     for method in ("dynamic", "dynamic-8bit"):
-        result, coverage = registry.scheme(method).apply(model, QuantizeOptions(prefer=prefer))
-        onnx.checker.check_model(result)
+        result, coverage = quantize(model, scheme=registry.scheme(method), prefer=prefer, kernels=kernels)
         assert worst_snr(model, result, net.feeds(9, 3)) > 33
         assert not [row for row in coverage.rows if row.became == "float32"]
