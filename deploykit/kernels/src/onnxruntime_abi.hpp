@@ -40,9 +40,6 @@ class Api {
     return at<Status*(SessionOptions*, CustomOpDomain*)>(28)(options, domain);
   }
   Status* data(Value* value, void** data) const { return at<Status*(Value*, void**)>(51)(value, data); }
-  Status* element_type(const ShapeInfo* info, ElementType* type) const {
-    return at<Status*(const ShapeInfo*, ElementType*)>(60)(info, type);
-  }
   Status* rank(const ShapeInfo* info, std::size_t* rank) const {
     return at<Status*(const ShapeInfo*, std::size_t*)>(61)(info, rank);
   }
@@ -59,12 +56,6 @@ class Api {
   Status* attribute(const KernelInfo* info, const char* name, char* value, std::size_t* size) const {
     return at<Status*(const KernelInfo*, const char*, char*, std::size_t*)>(87)(info, name, value, size);
   }
-  Status* input_count(const KernelContext* context, std::size_t* count) const {
-    return at<Status*(const KernelContext*, std::size_t*)>(88)(context, count);
-  }
-  Status* output_count(const KernelContext* context, std::size_t* count) const {
-    return at<Status*(const KernelContext*, std::size_t*)>(89)(context, count);
-  }
   Status* input(const KernelContext* context, std::size_t index, const Value** value) const {
     return at<Status*(const KernelContext*, std::size_t, const Value**)>(90)(context, index, value);
   }
@@ -80,6 +71,9 @@ class Api {
   }
   Status* input_name(const KernelInfo* info, std::size_t index, char* name, std::size_t* size) const {
     return at<Status*(const KernelInfo*, std::size_t, char*, std::size_t*)>(232)(info, index, name, size);
+  }
+  Status* output_count(const KernelInfo* info, std::size_t* count) const {
+    return at<Status*(const KernelInfo*, std::size_t*)>(231)(info, count);
   }
   // ``value`` belongs to the session.
   Status* constant(const KernelInfo* info, std::size_t index, int* is_constant, const Value** value) const {

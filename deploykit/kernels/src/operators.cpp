@@ -5,6 +5,7 @@
 // [directions, gates * hidden], then as ONNX has them, each may be missing: B, sequence_lens, initial_h, initial_c.
 // Weights, scales and B have to be constants: they are packed when the session is made. Outputs Y, Y_h, Y_c.
 #include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
@@ -48,25 +49,34 @@ struct Wrong : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-std::string told(const std::vector<std::int64_t>& dims) {
+constexpr std::size_t most_dims = 4;
+
+// Sizes of a tensor; -1 among expected ones stands for any.
+struct Dims {
+  std::array<std::int64_t, most_dims> at{};
+  std::size_t rank = 0;
+  Dims(std::initializer_list<std::int64_t> sizes) : rank(sizes.size()) { std::copy(sizes.begin(), sizes.end(), at.begin()); }
+};
+
+std::string told(const std::int64_t* dims, std::size_t rank) {
   std::string text = "[";
-  for (std::size_t at = 0; at < dims.size(); ++at) text += (at ? ", " : "") + std::to_string(dims[at]);
+  for (std::size_t at = 0; at < rank; ++at) text += (at ? ", " : "") + (dims[at] < 0 ? "any" : std::to_string(dims[at]));
   return text + "]";
 }
 
-// A tensor of the expected type and shape; -1 in ``expected`` stands for any size.
+// A tensor of the expected shape.
 struct Tensor {
   const void* data = nullptr;
-  std::vector<std::int64_t> dims;
-  explicit operator bool() const { return data != nullptr || !dims.empty(); }
+  Dims dims{};
+  bool there = false;
+  explicit operator bool() const { return there; }
   template <class T>
   const T* as() const {
     return static_cast<const T*>(data);
   }
 };
 
-Tensor read(const Api& api, const ort::Value* value, ort::ElementType type, std::vector<std::int64_t> expected,
-            const char* name) {
+Tensor read(const Api& api, const ort::Value* value, const Dims& expected, const char* name) {
   Tensor tensor;
   ort::ShapeInfo* info = nullptr;
   check(api.shape(value, &info));
@@ -75,22 +85,22 @@ Tensor read(const Api& api, const ort::Value* value, ort::ElementType type, std:
     ort::ShapeInfo* info;
     ~Release() { api.release(info); }
   } release{api, info};
-  ort::ElementType found;
   std::size_t rank = 0;
-  check(api.element_type(info, &found));
   check(api.rank(info, &rank));
-  tensor.dims.resize(rank);
-  check(api.dims(info, tensor.dims.data(), rank));
-  if (found != type) throw Wrong(std::string(name) + " has the wrong element type");
-  bool fits = rank == expected.size();
-  for (std::size_t at = 0; fits && at < rank; ++at) fits = expected[at] < 0 || expected[at] == tensor.dims[at];
+  bool fits = rank == expected.rank;
+  if (fits) check(api.dims(info, tensor.dims.at.data(), rank));
+  tensor.dims.rank = rank;
+  for (std::size_t at = 0; fits && at < rank; ++at) fits = expected.at[at] < 0 || expected.at[at] == tensor.dims.at[at];
   if (!fits) {
-    for (auto& size : expected) size = size < 0 ? 0 : size;  // 0 stands for any size in the message
-    throw Wrong(std::string(name) + " has the shape " + told(tensor.dims) + ", not " + told(expected) + " (0: any)");
+    std::vector<std::int64_t> found(rank);
+    check(api.dims(info, found.data(), rank));
+    throw Wrong(std::string(name) + " has the shape " + told(found.data(), rank) + ", not " +
+                told(expected.at.data(), expected.rank));
   }
   void* data = nullptr;
   check(api.data(const_cast<ort::Value*>(value), &data));
   tensor.data = data;
+  tensor.there = true;
   return tensor;
 }
 
@@ -128,19 +138,19 @@ class Kernel {
     hidden_ = int_attribute(api, info, "hidden_size", 0);
     if (hidden_ < 1 || hidden_ > most_rows) throw Wrong("hidden_size is " + std::to_string(hidden_));
     const std::int64_t width = gates_of(kind) * hidden_;
-    const Tensor w = constant(info, in_w, ort::type_int8, {directions_, -1, width});
-    const Tensor r = constant(info, in_r, ort::type_int8, {directions_, hidden_, width});
-    const Tensor w_scale = constant(info, in_w_scale, ort::type_float, {directions_, width});
-    const Tensor r_scale = constant(info, in_r_scale, ort::type_float, {directions_, width});
-    std::size_t inputs = 0;
-    check(api.input_count(info, &inputs));
+    const Tensor w = constant(info, in_w, {directions_, -1, width});
+    const Tensor r = constant(info, in_r, {directions_, hidden_, width});
+    const Tensor w_scale = constant(info, in_w_scale, {directions_, width});
+    const Tensor r_scale = constant(info, in_r_scale, {directions_, width});
+    check(api.input_count(info, &inputs_));
+    check(api.output_count(info, &outputs_));
     Tensor bias;
-    if (inputs > in_bias) bias = constant(info, in_bias, ort::type_float, {directions_, 2 * width}, true);
-    input_ = w.dims[1];
+    if (inputs_ > in_bias) bias = constant(info, in_bias, {directions_, 2 * width}, true);
+    input_ = w.dims.at[1];
     if (input_ < 1 || input_ > most_rows) throw Wrong("W has " + std::to_string(input_) + " rows");
     for (const Tensor* matrix : {&w, &r}) {
       const auto* values = matrix->as<std::int8_t>();
-      const std::int64_t count = directions_ * matrix->dims[1] * width;
+      const std::int64_t count = directions_ * matrix->dims.at[1] * width;
       if (std::memchr(values, 0x80, static_cast<std::size_t>(count))) {
         throw Wrong("a weight is -128: weights are symmetric, -127 to 127");
       }
@@ -166,12 +176,12 @@ class Kernel {
   }
 
   void compute(ort::KernelContext* context) const {
-    const Tensor x = input(context, in_x, ort::type_float, {-1, -1, input_});
+    const Tensor x = input(context, in_x, {-1, -1, input_});
     if (!x) throw Wrong("X is missing");
-    const std::int64_t steps = x.dims[0], batch = x.dims[1];
-    const Tensor lengths = input(context, in_lengths, ort::type_int32, {batch});
-    const Tensor h = input(context, in_h, ort::type_float, {directions_, batch, hidden_});
-    const Tensor c = kind_ == Kind::lstm ? input(context, in_c, ort::type_float, {directions_, batch, hidden_}) : Tensor();
+    const std::int64_t steps = x.dims.at[0], batch = x.dims.at[1];
+    const Tensor lengths = input(context, in_lengths, {batch});
+    const Tensor h = input(context, in_h, {directions_, batch, hidden_});
+    const Tensor c = kind_ == Kind::lstm ? input(context, in_c, {directions_, batch, hidden_}) : Tensor();
     for (std::int64_t row = 0; lengths && row < batch; ++row) {
       const std::int32_t length = lengths.as<std::int32_t>()[row];
       if (length < 0 || length > steps) {
@@ -183,50 +193,53 @@ class Kernel {
     float* final_c = kind_ == Kind::lstm ? output(context, 2, {directions_, batch, hidden_}) : nullptr;
     if (batch == 0) return;
 
-    std::vector<std::int64_t> order(static_cast<std::size_t>(batch));
-    for (std::int64_t row = 0; row < batch; ++row) order[static_cast<std::size_t>(row)] = row;
+    std::array<std::int64_t, 16> few;
+    std::vector<std::int64_t> many(batch > static_cast<std::int64_t>(few.size()) ? static_cast<std::size_t>(batch) : 0);
+    std::int64_t* order = many.empty() ? few.data() : many.data();
+    for (std::int64_t row = 0; row < batch; ++row) order[row] = row;
     if (lengths) {
       const auto* of = lengths.as<std::int32_t>();
-      std::stable_sort(order.begin(), order.end(), [of](std::int64_t a, std::int64_t b) { return of[a] > of[b]; });
+      std::stable_sort(order, order + batch, [of](std::int64_t a, std::int64_t b) { return of[a] > of[b]; });
     }
     const std::int64_t together = packed_[0]->rows_at_once();
     const std::int64_t groups = (batch + together - 1) / together;
     const std::int64_t tasks = groups * directions_;
     Threads threads(api_, context);
     Serial serial;
-    std::vector<std::exception_ptr> failed(static_cast<std::size_t>(tasks));
-    const auto task = [&](std::size_t index, Pool& within) {
-      try {
-        const std::int64_t direction = static_cast<std::int64_t>(index) / groups;
-        const std::int64_t group = static_cast<std::int64_t>(index) % groups;
-        const std::int64_t states = direction * batch * hidden_;
-        Run run{};
-        run.steps = steps;
-        run.batch = batch;
-        run.x = x.as<float>();
-        run.lengths = lengths ? lengths.as<std::int32_t>() : nullptr;
-        run.initial_h = h ? h.as<float>() + states : nullptr;
-        run.initial_c = c ? c.as<float>() + states : nullptr;
-        run.y = y ? y + states : nullptr;
-        run.y_step = directions_ * batch * hidden_;
-        run.y_row = hidden_;
-        run.final_h = final_h ? final_h + states : nullptr;
-        run.final_c = final_c ? final_c + states : nullptr;
-        packed_[static_cast<std::size_t>(direction)]->run(run, order.data(), batch * group / groups,
-                                                          batch * (group + 1) / groups, within);
-      } catch (...) {  // an exception must not leave a thread of the session's
-        failed[index] = std::current_exception();
-      }
+    const auto task = [&](std::int64_t index, Pool& within) {
+      const std::int64_t direction = index / groups, group = index % groups;
+      const std::int64_t states = direction * batch * hidden_;
+      Run run{};
+      run.steps = steps;
+      run.batch = batch;
+      run.x = x.as<float>();
+      run.lengths = lengths ? lengths.as<std::int32_t>() : nullptr;
+      run.initial_h = h ? h.as<float>() + states : nullptr;
+      run.initial_c = c ? c.as<float>() + states : nullptr;
+      run.y = y ? y + states : nullptr;
+      run.y_step = directions_ * batch * hidden_;
+      run.y_row = hidden_;
+      run.final_h = final_h ? final_h + states : nullptr;
+      run.final_c = final_c ? final_c + states : nullptr;
+      packed_[static_cast<std::size_t>(direction)]->run(run, order, batch * group / groups,
+                                                        batch * (group + 1) / groups, within);
     };
     if (tasks == 1) {
       task(0, threads);
     } else if (steps * batch * (input_ + hidden_) * gates_of(kind_) * hidden_ < least_shared) {
-      for (std::int64_t one = 0; one < tasks; ++one) task(static_cast<std::size_t>(one), serial);
+      for (std::int64_t one = 0; one < tasks; ++one) task(one, serial);
     } else {
-      threads.Pool::each(static_cast<std::size_t>(tasks), [&](std::size_t index) { task(index, serial); });
-    }
-    for (const auto& one : failed) {
-      if (one) std::rethrow_exception(one);
+      std::vector<std::exception_ptr> failed(static_cast<std::size_t>(tasks));
+      threads.Pool::each(static_cast<std::size_t>(tasks), [&](std::size_t index) {
+        try {
+          task(static_cast<std::int64_t>(index), serial);
+        } catch (...) {  // an exception must not leave a thread of the session's
+          failed[index] = std::current_exception();
+        }
+      });
+      for (const auto& one : failed) {
+        if (one) std::rethrow_exception(one);
+      }
     }
   }
 
@@ -246,8 +259,8 @@ class Kernel {
     const ort::KernelContext* context_;
   };
 
-  Tensor constant(const ort::KernelInfo* info, std::size_t index, ort::ElementType type,
-                  std::vector<std::int64_t> expected, bool may_be_missing = false) const {
+  Tensor constant(const ort::KernelInfo* info, std::size_t index, const Dims& expected,
+                  bool may_be_missing = false) const {
     int is_constant = 0;
     const ort::Value* value = nullptr;
     check(api_.constant(info, index, &is_constant, &value));
@@ -257,25 +270,20 @@ class Kernel {
       if (may_be_missing && size <= 1) return {};
       throw Wrong(std::string(input_names[index]) + " is no constant of the model");
     }
-    return read(api_, value, type, std::move(expected), input_names[index]);
+    return read(api_, value, expected, input_names[index]);
   }
 
-  Tensor input(const ort::KernelContext* context, std::size_t index, ort::ElementType type,
-               std::vector<std::int64_t> expected) const {
-    std::size_t count = 0;
-    check(api_.input_count(context, &count));
-    if (index >= count) return {};
+  Tensor input(const ort::KernelContext* context, std::size_t index, const Dims& expected) const {
+    if (index >= inputs_) return {};
     const ort::Value* value = nullptr;
     check(api_.input(context, index, &value));
-    return value ? read(api_, value, type, std::move(expected), input_names[index]) : Tensor();
+    return value ? read(api_, value, expected, input_names[index]) : Tensor();
   }
 
-  float* output(ort::KernelContext* context, std::size_t index, std::vector<std::int64_t> dims) const {
-    std::size_t count = 0;
-    check(api_.output_count(context, &count));
-    if (index >= count) return nullptr;
+  float* output(ort::KernelContext* context, std::size_t index, const Dims& dims) const {
+    if (index >= outputs_) return nullptr;
     ort::Value* value = nullptr;
-    check(api_.output(context, index, dims.data(), dims.size(), &value));
+    check(api_.output(context, index, dims.at.data(), dims.rank, &value));
     if (!value) return nullptr;
     void* data = nullptr;
     check(api_.data(value, &data));
@@ -285,6 +293,7 @@ class Kernel {
   const Api& api_;
   Kind kind_;
   std::int64_t directions_ = 1, hidden_ = 0, input_ = 0;
+  std::size_t inputs_ = 0, outputs_ = 0;
   std::vector<std::unique_ptr<Direction>> packed_;
 };
 
