@@ -128,7 +128,8 @@ _LATENCY_OPTIONS = (
         "--max-latency",
         multiple=True,
         metavar="[BACKEND:]STAT=TIME",
-        help="Gate on p50, p90, p95, p99 or mean, like p99=5ms (us, ms, s) or ort:p99=5ms; repeatable.",
+        help="Gate on p50, p90, p95, p99 or mean, like p99=5ms (us, ms, s) or ort:p99=5ms; of a request with its time "
+        "in the queue where bench times the scenario `server`; repeatable.",
     ),
     click.option(
         "--min-speedup",
