@@ -21,7 +21,7 @@ from deploykit.bench.tolerance import metric_drop
 from deploykit.errors import UsageError
 
 Stat = Literal["p50", "p90", "p95", "p99", "mean"]
-#: Near saturation a percentile varies with the draw of arrivals: it and a rate say no more than this share of themselves.
+#: Near saturation a percentile varies with the draw of arrivals: it and a rate are known to this share of themselves.
 _READS_TO = 0.10
 #: Samples that a percentile needs to be reported at all; see ``stats.percentile``.
 _NEEDED = {"p50": 2, "p90": 10, "p95": 20, "p99": 100}
