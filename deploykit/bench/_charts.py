@@ -45,6 +45,24 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Attempt:
+    """A rate that was tried, the percentile that it had (None where its queue ran away), and whether it held."""
+
+    rate: float
+    found: float | None
+    held: bool
+
+
+@dataclass(frozen=True)
+class Search:
+    """One subject's attempts."""
+
+    name: str
+    style: int
+    attempts: tuple[Attempt, ...]
+
+
+@dataclass(frozen=True)
 class Bar:
     """Shares, 0 to 1, that are int8, int8-storage and float32."""
 
@@ -190,6 +208,39 @@ def curves(drawn: Sequence[Curve], name: str, title: str, x_name: str, y_name: s
         if curve.points
     )
     return svg.figure(name, title, words, PANEL, height, body)
+
+
+def searches(drawn: Sequence[Search], name: str, title: str, percentile: str, bound: float) -> str:
+    """The latency percentile over the rate: a filled mark held the bound, a hollow one did not."""
+    height, left, top, bottom = 260.0, 52.0, 24.0, 214.0
+    labels = [svg.short(search.name, 16) for search in drawn]
+    right = PANEL - 14 - _LETTER * max((len(label) for label in labels), default=0)
+    tried = [attempt for search in drawn for attempt in search.attempts]
+    away = any(attempt.found is None for attempt in tried)
+    x = svg.positive_scale([attempt.rate for attempt in tried], left, right - 8)
+    y = svg.positive_scale([bound, *(one.found for one in tried if one.found is not None)], bottom, top + 22 * away)
+    body = [*_vertical_grid(x, top, bottom, bottom + 16), *_horizontal_grid(y, left, right)]
+    if away:
+        body += [svg.line(left, top, right, top, "grid"), svg.text(left - 6, top + 4, "ran away", "muted", "end")]
+    body.append(svg.line(left, y(bound), right, y(bound), "limit"))
+    body.append(svg.text(left + 4, y(bound) - 5, f"bound: {svg.told(bound)} ms", "muted halo"))
+    places = [[(x(one.rate), top if one.found is None else y(one.found)) for one in each.attempts] for each in drawn]
+    levels = svg.spaced([points[-1][1] if points else bottom for points in places], 14, top, bottom)
+    for search, points, label, level in zip(drawn, places, labels, levels, strict=True):
+        kind = svg.series(search.style)
+        body.append(svg.path(points, f"curve {kind}") if len(points) > 1 else "")
+        for attempt, point in zip(search.attempts, points, strict=True):
+            body.append(svg.marker(search.style, *point, f"mark {'full' if attempt.held else 'hollow'} {kind}"))
+        body.append(svg.text(right + 10, level + 4, label))
+    body.append(svg.text(0, 10, _axis(f"{percentile}, ms", y), "muted"))
+    body.append(svg.text((left + right) / 2, height - 10, _axis("requests per second", x), "muted", "middle"))
+    words = "; ".join(f"{search.name}: {', '.join(map(_attempt, search.attempts))}" for search in drawn)
+    return svg.figure(name, title, words, PANEL, height, body)
+
+
+def _attempt(attempt: Attempt) -> str:
+    found = "its queue ran away" if attempt.found is None else f"{svg.told(float(f'{attempt.found:.3g}'))} ms"
+    return f"{found} at {attempt.rate:.4g} requests/s{'' if attempt.held or attempt.found is None else ', not held'}"
 
 
 def _sizes_scale(xs: Sequence[float], start: float, end: float) -> Scale:
