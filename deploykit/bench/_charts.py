@@ -231,7 +231,8 @@ def searches(drawn: Sequence[Search], name: str, title: str, percentile: str, bo
         body.append(svg.path(points, f"curve {kind}") if len(points) > 1 else "")
         for attempt, point in zip(search.attempts, points, strict=True):
             body.append(svg.marker(search.style, *point, f"mark {'full' if attempt.held else 'hollow'} {kind}"))
-        body.append(svg.text(right + 10, level + 4, label))
+        # Beside its own last mark: subjects end at rates far apart.
+        body.append(svg.text((points[-1][0] if points else right) + 10, level + 4, label, "halo"))
     body.append(svg.text(0, 10, _axis(f"{percentile}, ms", y), "muted"))
     body.append(svg.text((left + right) / 2, height - 10, _axis("requests per second", x), "muted", "middle"))
     words = "; ".join(f"{search.name}: {', '.join(map(_attempt, search.attempts))}" for search in drawn)
