@@ -222,13 +222,13 @@ def searches(drawn: Sequence[Search], name: str, title: str, percentile: str, bo
     if away:
         body += [svg.line(left, top, right, top, "grid"), svg.text(left - 6, top + 4, "ran away", "muted", "end")]
     body.append(svg.line(left, y(bound), right, y(bound), "limit"))
+    body.append(svg.text(left + 4, y(bound) - 5, f"bound: {svg.told(bound)} ms", "muted"))
     for search in drawn:
         kind = svg.series(search.style)
         places = [(x(one.rate), top if one.found is None else y(one.found)) for one in search.attempts]
         body.append(svg.path(places, f"curve {kind}") if len(places) > 1 else "")
         for attempt, place in zip(search.attempts, places, strict=True):
             body.append(svg.marker(search.style, *place, f"mark {'full' if attempt.held else 'hollow'} {kind}"))
-    body.append(svg.text(left + 4, y(bound) - 5, f"bound: {svg.told(bound)} ms", "muted halo"))
     body.append(svg.text(0, below + 16, _axis(f"{percentile}, ms", y), "muted"))
     body.append(svg.text((left + right) / 2, bottom + 36, _axis("requests per second", x), "muted", "middle"))
     words = "; ".join(f"{search.name}: {', '.join(map(_attempt, search.attempts))}" for search in drawn)
