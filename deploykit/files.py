@@ -12,10 +12,11 @@ from deploykit.errors import ArtifactError, OutputError
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, option: str = "-o") -> Iterator[Path]:
     """Yield a temporary path beside ``path``; it takes that name when the block ends well, and is removed otherwise.
 
     Folders that had to be made are removed again when the block fails, so that an error leaves nothing behind.
+    ``option`` is the one that names the path, for the error.
 
     Raises:
         OutputError: the folder or the file cannot be written, or the disk is full.
@@ -29,12 +30,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
                 folder.mkdir()
                 made.append(folder)
         if path.is_dir():
-            raise OutputError(f"cannot write {path}: it is a folder; name a file with -o.")
+            raise OutputError(f"cannot write {path}: it is a folder; name a file with {option}.")
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         os.close(handle)
     except OSError as error:
         _remove_folders(made)
-        raise OutputError(f"cannot write {path}: {_reason(error)}; choose another place with -o.") from error
+        raise OutputError(f"cannot write {path}: {_reason(error)}; choose another place with {option}.") from error
     temporary = Path(name)
     try:
         yield temporary
@@ -47,14 +48,28 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
         _remove_folders(made)
         if isinstance(error, OSError):
-            raise OutputError(f"cannot write {path}: {_reason(error)}; choose another place with -o.") from error
+            raise OutputError(f"cannot write {path}: {_reason(error)}; choose another place with {option}.") from error
         raise
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, option: str = "-o") -> None:
     """Write ``text`` to ``path`` whole or not at all (UTF-8)."""
-    with atomic_path(path) as temporary:
+    with atomic_path(path, option) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+class _OnlyAskedError(Exception):
+    pass
+
+
+def require_writable(path: Path, option: str) -> None:
+    """Find out now that a file cannot be written, before the work whose result it shall hold; nothing stays behind.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with contextlib.suppress(_OnlyAskedError), atomic_path(path, option):
+        raise _OnlyAskedError
 
 
 def sha256_file(path: Path) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from deploykit.errors import OutputError
-from deploykit.files import atomic_path, write_text
+from deploykit.files import atomic_path, require_writable, write_text
 
 
 def everything(folder: Path) -> list[str]:
@@ -50,6 +50,18 @@ def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
         with pytest.raises(OutputError, match="cannot write"):
             write_text(path, "text")
     assert everything(tmp_path) == ["file"]
+
+
+def test_what_can_be_written_is_asked_without_writing(tmp_path: Path) -> None:
+    (tmp_path / "old").write_text("old")
+    for path in (tmp_path / "old", tmp_path / "new", tmp_path / "a" / "b" / "c.html"):
+        require_writable(path, "--html")
+    assert everything(tmp_path) == ["old"]
+    assert (tmp_path / "old").read_text() == "old"
+    with pytest.raises(OutputError, match=r"old/c\.html: not a directory; choose another place with --html\."):
+        require_writable(tmp_path / "old" / "c.html", "--html")
+    with pytest.raises(OutputError, match=r"it is a folder; name a file with --html\."):
+        require_writable(tmp_path, "--html")
 
 
 def test_the_file_is_as_readable_as_any_new_file(tmp_path: Path) -> None:

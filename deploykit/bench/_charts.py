@@ -45,6 +45,24 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Attempt:
+    """A rate that was tried, the percentile that it had (None where its queue ran away), and whether it held."""
+
+    rate: float
+    found: float | None
+    held: bool
+
+
+@dataclass(frozen=True)
+class Search:
+    """One subject's attempts."""
+
+    name: str
+    style: int
+    attempts: tuple[Attempt, ...]
+
+
+@dataclass(frozen=True)
 class Bar:
     """Shares, 0 to 1, that are int8, int8-storage and float32."""
 
@@ -190,6 +208,51 @@ def curves(drawn: Sequence[Curve], name: str, title: str, x_name: str, y_name: s
         if curve.points
     )
     return svg.figure(name, title, words, PANEL, height, body)
+
+
+def searches(drawn: Sequence[Search], name: str, title: str, percentile: str, bound: float) -> str:
+    """The latency percentile over the rate: a filled mark held the bound, a hollow one did not."""
+    legend, below = _legend([(search.name, search.style) for search in drawn])
+    left, right, top, bottom = 66.0, PANEL - 14, below + 30, below + 220
+    tried = [attempt for search in drawn for attempt in search.attempts]
+    away = any(attempt.found is None for attempt in tried)
+    x = svg.positive_scale([attempt.rate for attempt in tried], left, right)
+    y = svg.positive_scale([bound, *(one.found for one in tried if one.found is not None)], bottom, top + 22 * away)
+    body = [*legend, *_vertical_grid(x, top, bottom, bottom + 16), *_horizontal_grid(y, left, right)]
+    if away:
+        body += [svg.line(left, top, right, top, "grid"), svg.text(left - 6, top + 4, "ran away", "muted", "end")]
+    body.append(svg.line(left, y(bound), right, y(bound), "limit"))
+    body.append(svg.text(left + 4, y(bound) - 5, f"bound: {svg.told(bound)} ms", "muted"))
+    for search in drawn:
+        kind = svg.series(search.style)
+        places = [(x(one.rate), top if one.found is None else y(one.found)) for one in search.attempts]
+        body.append(svg.path(places, f"curve {kind}") if len(places) > 1 else "")
+        for attempt, place in zip(search.attempts, places, strict=True):
+            body.append(svg.marker(search.style, *place, f"mark {'full' if attempt.held else 'hollow'} {kind}"))
+    body.append(svg.text(0, below + 16, _axis(f"{percentile}, ms", y), "muted"))
+    body.append(svg.text((left + right) / 2, bottom + 36, _axis("requests per second", x), "muted", "middle"))
+    words = "; ".join(f"{search.name}: {', '.join(map(_attempt, search.attempts))}" for search in drawn)
+    return svg.figure(name, title, words, PANEL, bottom + 46, body)
+
+
+def _legend(entries: Sequence[tuple[str, int]]) -> tuple[list[str], float]:
+    """Marks with their names, in as many lines as they need; and where they end. For lines that end side by side."""
+    body: list[str] = []
+    x, y = 0.0, 10.0
+    for name, style in entries:
+        label = svg.short(name, 24)
+        wide = 18 + len(label) * _LETTER + 16
+        if x and x + wide > PANEL:
+            x, y = 0.0, y + 18
+        body.append(svg.marker(style, x + 6, y - 4, f"mark full {svg.series(style)}"))
+        body.append(svg.text(x + 18, y, label))
+        x += wide
+    return body, y + 6
+
+
+def _attempt(attempt: Attempt) -> str:
+    found = "its queue ran away" if attempt.found is None else f"{svg.told(float(f'{attempt.found:.3g}'))} ms"
+    return f"{found} at {attempt.rate:.4g} requests/s{'' if attempt.held or attempt.found is None else ', not held'}"
 
 
 def _sizes_scale(xs: Sequence[float], start: float, end: float) -> Scale:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from deploykit.bench import _charts as charts
-from deploykit.bench.report import ArtifactCoverage, Drift, Report, Row
+from deploykit.bench.report import ArtifactCoverage, Drift, Report, Row, Server
 from deploykit.bench.table import Key, key, labels
 
 #: More panels than this of one kind say no more than these do; the table has all sizes.
@@ -33,6 +33,7 @@ def figures(report: Report) -> list[Figure]:
         found
         for found in (
             _latency(drawn),
+            _searches(drawn),
             _tradeoff(drawn),
             _steps(drawn),
             _drift(drawn),
@@ -135,6 +136,37 @@ def _quantiles(row: Row) -> dict[int, float]:
     )
     found = {int(percent): value for percent, text in known if (value := finite(text)) is not None and value > 0}
     return found | {50: median}
+
+
+def _searches(drawn: _Drawn) -> Figure | None:
+    made: list[tuple[str, str]] = []
+    for sizes in drawn.shapes:
+        found = [
+            (drawn.look(row), row.server) for row in drawn.at(sizes) if row.server is not None and row.server.tries
+        ]
+        bound, percentile = next(((one.bound_ms, one.percentile) for _, one in found), (None, None))
+        if bound is None or percentile is None:
+            continue
+        curves = [charts.Search(*look, _attempts(server, bound)) for look, server in found]
+        where = shape(drawn.at(sizes)[0])
+        title = f"{percentile} over the rate of requests at {where}"
+        made.append((where, charts.searches(curves, f"rates-{len(made)}", title, percentile, bound)))
+    if not made:
+        return None
+    caption = (
+        "The rates that were tried, and the latency that requests had at each, from arrival to answer. Filled: it held "
+        "the bound. Hollow: it did not, or there was more work than time. A rate that stands twice was tried again "
+        "after a slow moment of the machine."
+    )
+    return Figure("rates", "Rates of requests", *_kept(caption, made))
+
+
+def _attempts(server: Server, bound: float) -> tuple[charts.Attempt, ...]:
+    return tuple(
+        charts.Attempt(one.rate, found, (found is not None and found <= bound) if one.held is None else one.held)
+        for one in sorted(server.tries, key=lambda one: one.rate)
+        for found in (finite(one.found_ms),)
+    )
 
 
 def _tradeoff(drawn: _Drawn) -> Figure | None:

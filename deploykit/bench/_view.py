@@ -9,6 +9,7 @@ from typing import Any
 
 from deploykit.bench._figures import answers, finite, shape, throughput
 from deploykit.bench.report import GateResult, MetricResult, Report, Row, Server, Speedup
+from deploykit.bench.said import ran_away
 from deploykit.bench.table import DASH, key, labels, number, remarks, scenario
 from deploykit.units import size
 
@@ -257,7 +258,7 @@ def _requests(found: Server | None) -> tuple[str, str]:
         return DASH, ""
     if found.percentile is not None:
         return _plain(found.rate), f"{found.percentile} within {found.bound_ms:g} ms"
-    if found.p50 is None:
+    if ran_away(found):
         return DASH, f"its queue ran away at {_plain(found.rate)}"
     return _plain(found.rate), "" if found.p99 is None else f"p99 {_plain(found.p99)} ms"
 

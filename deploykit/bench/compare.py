@@ -92,7 +92,10 @@ class Pair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What ``deploykit compare`` says. ``incomparable`` is the sentence why speed-ups of these two do not compare."""
+    """What ``deploykit compare`` says. ``incomparable`` is the sentence why speed-ups of these two do not compare.
+
+    ``commands`` are what made the two, which is no setting: file names alone make them differ.
+    """
 
     models: tuple[str, str]
     incomparable: str | None
@@ -100,6 +103,7 @@ class Comparison:
     settings: tuple[Change, ...]
     rows: tuple[Pair, ...]
     passed: tuple[bool, bool]
+    commands: tuple[str | None, str | None] = (None, None)
     gates: tuple[GateResult, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
@@ -111,10 +115,16 @@ def compare(before: Report, after: Report) -> Comparison:
         models=(before.model, after.model),
         incomparable=told,
         environment=environment_changes(before, after),
-        settings=tuple(_changes(before.settings, after.settings)),
+        settings=tuple(change for change in _changes(before.settings, after.settings) if change.name != "command"),
         rows=tuple(_pair(name, old, new, told is None) for name, old, new in matched(before, after)),
         passed=(before.passed, after.passed),
+        commands=(_command(before), _command(after)),
     )
+
+
+def _command(report: Report) -> str | None:
+    found = report.settings.get("command")
+    return None if found is None else str(found)
 
 
 def to_json(comparison: Comparison) -> str:

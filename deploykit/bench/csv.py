@@ -69,6 +69,8 @@ COLUMNS = (
     "server_p99_ms",
     "server_requests",
     "server_capped",
+    "server_p95_ms",
+    "server_mean_ms",
 )
 
 
@@ -110,7 +112,7 @@ def _cells(report: Report, name: str, row: Row) -> dict[str, Any]:
         "throughput": getattr(latency, "throughput", None),
         **_of("drift", row.drift, ("steps", "max_abs", "snr_db", "snr_first_db", "snr_last_db", "grows")),
         **_of("server", row.server, ("rate", "percentile", "bound_ms", "found_ms", "requests", "capped")),
-        **{f"server_{stat}_ms": getattr(row.server, stat, None) for stat in ("p50", "p90", "p99")},
+        **{f"server_{stat}_ms": getattr(row.server, stat, None) for stat in ("p50", "p90", "p95", "p99", "mean")},
     }
 
 

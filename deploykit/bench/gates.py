@@ -14,22 +14,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from deploykit.bench import compare
+from deploykit.bench import compare, said
 from deploykit.bench.report import GateResult, Latency, Report, Row, verdict
 from deploykit.bench.table import row_names, scenario
 from deploykit.bench.tolerance import metric_drop
 from deploykit.errors import UsageError
 
 Stat = Literal["p50", "p90", "p95", "p99", "mean"]
-#: Near saturation a percentile varies with the draw of arrivals: a rate says no more than this share of itself.
-_RATE_READS_TO = 0.10
+#: Near saturation a percentile varies with the draw of arrivals: it and a rate are known to this share of themselves.
+_READS_TO = 0.10
 #: Samples that a percentile needs to be reported at all; see ``stats.percentile``.
 _NEEDED = {"p50": 2, "p90": 10, "p95": 20, "p99": 100}
 
 
 @dataclass(frozen=True)
 class MaxLatency:
-    """A statistic of the latency in milliseconds; for one backend, or for every row but the reference."""
+    """A statistic of the latency in milliseconds; for one backend, or for every row but the reference.
+
+    In the scenario server it is the latency of a request, its time in the queue included, at the rate given or found.
+    """
 
     stat: Stat
     limit_ms: float
@@ -136,8 +139,9 @@ def slowdowns(before: Report, after: Report, limit: float, name: str) -> Iterato
 def _results(report: Report, gates: Gates) -> Iterator[GateResult]:
     for latency in gates.max_latency:
         gate = f"max-latency {latency.stat}"
+        judged = _response if scenario(report) == "server" else _latency
         for name, row in _meant(report, latency.backend):
-            yield _latency(gate, name, row, latency)
+            yield judged(gate, name, row, latency)
         yield from _nothing_meant(report, gate, latency.limit_ms, latency.backend)
     for speedup in gates.min_speedup:
         for name, row in _meant(report, speedup.backend):
@@ -188,6 +192,29 @@ def _latency(gate: str, name: str, row: Row, asked: MaxLatency) -> GateResult:
     )
 
 
+def _response(gate: str, name: str, row: Row, asked: MaxLatency) -> GateResult:
+    server = row.server
+    if server is None:
+        return _unjudged(gate, name, asked.limit_ms, _why_untimed(row))
+    if server.rate is None:
+        why = f"no rate that was tried holds {server.percentile} within {server.bound_ms:g} ms, so there is no latency."
+        return _unjudged(gate, name, asked.limit_ms, why)
+    at = f"{server.rate:,.4g} requests/s"
+    if said.ran_away(server):
+        return _unjudged(
+            gate, name, asked.limit_ms, f"at {at} its queue ran away, and {asked.limit_ms:g} ms is allowed."
+        )
+    found: float | None = getattr(server, asked.stat)
+    if found is None:
+        few = f"{server.requests:,} request{'' if server.requests == 1 else 's'}"
+        why = f"{few} are too few for a {asked.stat}, which needs {_NEEDED[asked.stat]}: name a higher --rate."
+        return _unjudged(gate, name, asked.limit_ms, why)
+    told = f"at {at} its {asked.stat}, queue included, is {found:.4g} ms, and {asked.limit_ms:g} ms is allowed."
+    near = abs(found - asked.limit_ms) <= _READS_TO * asked.limit_ms
+    unsure = f"This is uncertain: a percentile of a queue reads to about {_READS_TO:.0%}." if near else None
+    return _judged(gate, name, asked.limit_ms, found, found <= asked.limit_ms, told, unsure)
+
+
 def _speedup(name: str, row: Row, limit: float) -> GateResult:
     found = row.speedup
     if found is None:
@@ -208,8 +235,8 @@ def _rate(name: str, row: Row, limit: float) -> GateResult:
         told = f"no rate that was tried holds {found.percentile} within {found.bound_ms:g} ms, and {needed}"
         return _unjudged("min-rate", name, limit, told if unsure is None else f"{told} {unsure}")
     passed = found.rate >= limit
-    if abs(found.rate - limit) <= _RATE_READS_TO * limit:
-        unsure = f"This is uncertain: a rate reads to about {_RATE_READS_TO:.0%}."
+    if abs(found.rate - limit) <= _READS_TO * limit:
+        unsure = f"This is uncertain: a rate reads to about {_READS_TO:.0%}."
     elif passed:  # a search that went on could only have found more
         unsure = None
     told = f"it holds {found.percentile} within {found.bound_ms:g} ms up to {found.rate:,.4g} requests/s, and {needed}"

@@ -212,10 +212,16 @@ class Drift:
 
 @dataclass(frozen=True)
 class Try:
-    """A rate in requests a second and the percentile in milliseconds that it had; None where the queue ran away."""
+    """A rate in requests a second and the percentile in milliseconds that it had; None where the queue ran away.
+
+    ``service_ms`` is the mean of its inferences without any queue. A try that is within the bound and has not ``held``
+    had more work than there was time. Reports of before have neither.
+    """
 
     rate: float
     found_ms: float | None
+    service_ms: float | None = None
+    held: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -236,6 +242,8 @@ class Server:
     requests: int
     tries: tuple[Try, ...] = ()
     capped: bool = False
+    p95: float | None = None
+    mean: float | None = None
 
 
 @dataclass(frozen=True)

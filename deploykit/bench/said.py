@@ -24,7 +24,8 @@ def drift(found: Drift) -> str:
 
 def server(found: Server, sizes: str, alone: Latency | None = None) -> str:
     """The highest rate that held, or what a rate that was given did; ``alone`` is the latency without any queue."""
-    end = ", and the search ended for its time" if found.capped else ""
+    other = "lower" if found.rate is None else "higher"
+    end = f", and the search ended for its time: a {other} rate may hold" if found.capped else ""
     count = f"{len(found.tries)} rate{'' if len(found.tries) == 1 else 's'} tried{end}"
     if found.percentile is not None and found.rate is None:
         least = min((one.rate for one in found.tries), default=None)
@@ -44,15 +45,22 @@ def server(found: Server, sizes: str, alone: Latency | None = None) -> str:
             f"at {sizes}, {found.percentile} stays within {found.bound_ms:g} ms up to {found.rate:.4g} requests/s: "
             f"{told} over {found.requests:,} requests; {count}."
         )
-    if found.p50 is None:
+    if ran_away(found):
         return f"at {sizes}, {found.rate:,.10g} requests/s are too many: its queue ran away."
     few = ", as no more arrive within the time that a try may last" if found.capped else ""
-    return f"at {sizes}, {told} at {found.rate:.4g} requests/s, over {found.requests:,} requests{few}."
+    many = "" if found.requests == 1 else "s"
+    told = told or f"mean {found.mean:.3g} ms"
+    return f"at {sizes}, {told} at {found.rate:.4g} requests/s, over {found.requests:,} request{many}{few}."
+
+
+def ran_away(found: Server) -> bool:
+    """Whether the queue of the rate that was given ran away; too few requests for a median still have a mean."""
+    return found.percentile is None and found.p50 is None and found.mean is None
 
 
 def served(found: Server) -> float | None:
     """The requests a second that it kept up with; None where its queue ran away, or no rate holds the bound."""
-    return None if found.p50 is None else found.rate
+    return None if ran_away(found) else found.rate
 
 
 def best(rows: Sequence[Row]) -> Iterator[str]:

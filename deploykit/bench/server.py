@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from deploykit.bench.seat import Seat
 from deploykit.bench.settings import Settings
 from deploykit.bench.shapes import Shape
 from deploykit.bench.stats import percentile
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 #: Seconds of requests that a try lasts, where those are more than ``load.LEAST_REQUESTS``, and those at a given rate.
 TRY_SECONDS, RATE_SECONDS = 2.0, 10.0
@@ -67,23 +71,25 @@ def at_rate(send: Send, rate: float, seed: int) -> Server:
 
 
 def search(send: Send, bound: Bound, ceiling: float, seed: int) -> Server:
-    """The highest rate whose percentile is within the bound; ``ceiling`` is what the backend does without a pause."""
+    """The highest rate whose percentile is within the bound; ``ceiling`` is what the backend is thought to manage."""
     tries: list[Try] = []
     held: dict[float, tuple[Sequence[int], int]] = {}
     spent = 0.0
 
-    def measure(rate: float) -> float:
+    def measure(rate: float) -> load.Tried:
         nonlocal spent
         count = requests_at(rate, TRY_SECONDS)
         if spent + count / rate > CAP_SECONDS:
             raise _OutOfTimeError
         spent += count / rate
-        found = send(rate, count, seed + len(tries))
-        value = None if found is None else _milliseconds(found, PERCENTILES[bound.percentile])
-        tries.append(Try(rate, value))
-        if found is not None and value is not None and value <= bound.ms:
+        own = seed + len(tries)  # of this try: one unlucky draw must not decide
+        found = send(rate, count, own)
+        tried = _tried(rate, found, load.arrivals(rate, count, own), bound)
+        holds = tried.holds(bound.ms)
+        tries.append(Try(rate, _finite(tried.found_ms), tried.service_ms, holds))
+        if holds and found is not None:
             held[rate] = (found, count)
-        return math.inf if value is None else value
+        return tried
 
     try:
         load.highest_rate(measure, bound.ms, ceiling)
@@ -96,6 +102,17 @@ def search(send: Send, bound: Bound, ceiling: float, seed: int) -> Server:
     return _server(best, *held[best], bound=bound, tries=tuple(tries), capped=capped)
 
 
+def _tried(rate: float, found: Sequence[int] | None, times: NDArray[np.int64], bound: Bound) -> load.Tried:
+    if found is None:
+        return load.Tried(rate, math.inf, None)
+    value = _milliseconds(found, PERCENTILES[bound.percentile])
+    return load.Tried(rate, math.inf if value is None else value, load.service_ms(times, found))
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
 def _server(
     rate: float,
     found: Sequence[int] | None,
@@ -105,20 +122,20 @@ def _server(
     tries: tuple[Try, ...] = (),
     capped: bool = False,
 ) -> Server:
-    p50, p90, p99 = (
-        None if found is None else _milliseconds(found, PERCENTILES[name]) for name in ("p50", "p90", "p99")
-    )
+    at = {name: None if found is None else _milliseconds(found, share) for name, share in PERCENTILES.items()}
     return Server(
         rate=rate,
         percentile=None if bound is None else bound.percentile,
         bound_ms=None if bound is None else bound.ms,
-        found_ms=None if bound is None or found is None else _milliseconds(found, PERCENTILES[bound.percentile]),
-        p50=p50,
-        p90=p90,
-        p99=p99,
+        found_ms=None if bound is None else at[bound.percentile],
+        p50=at["p50"],
+        p90=at["p90"],
+        p99=at["p99"],
         requests=count,
         tries=tries,
         capped=capped,
+        p95=at["p95"],
+        mean=None if found is None else float(np.mean(found)) / 1e6,
     )
 
 

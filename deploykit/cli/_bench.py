@@ -56,11 +56,9 @@ drift_option = click.option(
     help="Steps that a model with carried states (--streaming) is streamed over; default: 10000, 0 for none.",
 )
 
-html_option = click.option(
+html_option = _shared.output_option(
     "--html",
     "html_target",
-    metavar="FILE",
-    type=click.Path(path_type=Path, dir_okay=False),
     help="Write the report as a web page: one file with its charts, to read, send or print.",
 )
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from deploykit import files, registry
+from deploykit.cli import _shared
 from deploykit.errors import UnknownNameError, UsageError
 
 if TYPE_CHECKING:
@@ -83,11 +84,11 @@ class Asked:
         if self.junit is not None:
             from deploykit.bench.junit import to_junit
 
-            files.write_text(self.junit, to_junit(report))
+            files.write_text(self.junit, to_junit(report), "--junit")
         if self.csv is not None:
             from deploykit.bench.csv import to_csv
 
-            files.write_text(self.csv, to_csv(report))
+            files.write_text(self.csv, to_csv(report), "--csv")
 
     def _min_rate(self, scenario: Scenario) -> tuple[MinRate, ...]:
         if self.min_rate and scenario.bound is None:
@@ -128,7 +129,8 @@ _LATENCY_OPTIONS = (
         "--max-latency",
         multiple=True,
         metavar="[BACKEND:]STAT=TIME",
-        help="Gate on p50, p90, p95, p99 or mean, like p99=5ms (us, ms, s) or ort:p99=5ms; repeatable.",
+        help="Gate on p50, p90, p95, p99 or mean, like p99=5ms (us, ms, s) or ort:p99=5ms; of a request with its time "
+        "in the queue where bench times the scenario `server`; repeatable.",
     ),
     click.option(
         "--min-speedup",
@@ -155,14 +157,8 @@ _RATE_OPTION = click.option(
     help="Gate on the requests a second that hold --bound, like 200 or ort:200; repeatable.",
 )
 _FILE_OPTIONS = (
-    click.option(
-        "--junit",
-        type=click.Path(path_type=Path, dir_okay=False),
-        help="Write the verdicts as JUnit XML, for CI systems.",
-    ),
-    click.option(
-        "--csv", type=click.Path(path_type=Path, dir_okay=False), help="Write one line for each row as CSV, flat."
-    ),
+    _shared.output_option("--junit", help="Write the verdicts as JUnit XML, for CI systems."),
+    _shared.output_option("--csv", help="Write one line for each row as CSV, flat."),
 )
 
 

@@ -107,8 +107,23 @@ def describe_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return collected
 
 
-json_option = click.option(
-    "--json", "json_target", metavar="FILE", help="Write the result as JSON; '-' is stdout, with nothing else."
+def output_option(name: str, *declared: str, dash: bool = False, **attributes: Any) -> Callable[..., Any]:
+    """An option that names a file to write. One that cannot be written is told before anything runs, not after it.
+
+    With ``dash``, ``-`` is stdout.
+    """
+
+    def checked(context: click.Context, parameter: click.Parameter, value: Path | str | None) -> Path | str | None:
+        if value is not None and str(value) != "-":
+            files.require_writable(Path(value), name)
+        return value
+
+    kind = click.Path(dir_okay=False, allow_dash=True) if dash else click.Path(path_type=Path, dir_okay=False)
+    return click.option(name, *declared, metavar="FILE", type=kind, callback=checked, **attributes)
+
+
+json_option = output_option(
+    "--json", "json_target", dash=True, help="Write the result as JSON; '-' is stdout, with nothing else."
 )
 
 
@@ -199,7 +214,7 @@ def emit_json(text: str, target: str) -> None:
     if target == "-":
         click.echo(text.rstrip("\n"))
     else:
-        files.write_text(Path(target), text)
+        files.write_text(Path(target), text, "--json")
 
 
 def artifact_at(path: str) -> Artifact:

@@ -58,8 +58,11 @@ def command(before: Path, after: Path, max_slowdown: str | None, json_target: st
 
 
 def _show(found: Comparison, before: str, after: str) -> None:
-    click.echo(f"before: {before} ({found.models[0]}, {_verdict(found.passed[0])})")
-    click.echo(f"after:  {after} ({found.models[1]}, {_verdict(found.passed[1])})\n")
+    for name, path, side in (("before:", before, 0), ("after: ", after, 1)):
+        click.echo(f"{name} {path} ({found.models[side]}, {_verdict(found.passed[side])})")
+        if found.commands[side] is not None:
+            click.echo(f"        {found.commands[side]}")
+    click.echo()
     if found.incomparable is not None:
         click.echo(f"warning: {found.incomparable}\n")
     _show_changes("environment", found.environment)

@@ -107,7 +107,9 @@ SERVER = Server(
     p90=9.0,
     p99=18.0,
     requests=400,
-    tries=(Try(400.0, None), Try(210.0, 31.0), Try(200.0, 18.0)),
+    tries=(Try(400.0, None, None, False), Try(210.0, 31.0, 4.0, False), Try(200.0, 18.0, 4.0, True)),
+    p95=12.0,
+    mean=5.5,
 )
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from deploykit.bench import _charts as charts
 from deploykit.bench import _svg as svg
-from deploykit.bench._charts import Bar, Box, Curve, Point
+from deploykit.bench._charts import Attempt, Bar, Box, Curve, Point, Search
 
 _NUMBERS = st.floats(1e-6, 1e6)
 
@@ -131,3 +131,27 @@ def test_names_are_escaped_and_cut_only_where_they_are_seen() -> None:
 
 def test_markers_differ_by_shape() -> None:
     assert len({svg.marker(style, 0, 0, "") for style in range(svg.STYLES)}) == svg.STYLES
+
+
+def test_a_search_shows_which_rates_held_and_which_ran_away() -> None:
+    attempts = (Attempt(50.0, 6.25, True), Attempt(100.0, 31.0, False), Attempt(200.0, None, False))
+    text = charts.searches([Search("ort", 0, attempts)], "r", "title", "p99", 20.0)
+    assert [kind.split()[1] for kind in classes(text, "circle")] == ["full", "full", "hollow", "hollow"]
+    _, *marks = [(float(mark.attrib["cx"]), float(mark.attrib["cy"])) for mark in parsed(text).iter("circle")]
+    assert marks == sorted(marks, key=lambda at: (at[0], -at[1])), "a higher rate lies to the right, and here above"
+    (bound,) = (float(line.attrib["y1"]) for line in parsed(text).iter("line") if line.attrib["class"] == "limit")
+    assert marks[1][1] < bound < marks[0][1]
+    words = "ort: 6.25 ms at 50 requests/s, 31 ms at 100 requests/s, not held, its queue ran away at 200 requests/s"
+    assert words in text
+    assert ">ran away<" in text
+    assert ">ran away<" not in charts.searches([Search("ort", 0, attempts[:2])], "r", "title", "p99", 20.0)
+
+
+def test_a_legend_takes_as_many_lines_as_it_needs() -> None:
+    one, end = charts._legend([("ort fp32", 0)])
+    many, lower = charts._legend([(f"a backend of number {number}", number) for number in range(5)])
+    assert lower > end
+    starts = [float(x) for x in re.findall(r'<text x="([0-9.]+)"', "".join(many))]
+    assert len(starts) == 5
+    assert max(starts) < charts.PANEL - 100, "each has room for its name"
+    assert len(one) == 2

@@ -112,6 +112,41 @@ def test_a_rate_is_judged_and_uncertain_within_what_it_reads_to() -> None:
     assert found[3].reason == "it holds p99 within 20 ms up to 200 requests/s, and 300 are needed."
 
 
+def served(server: Server | None, *gates: MaxLatency) -> list[GateResult]:
+    fast = replace(ORT, latency_ms=replace(LATENCY, p50=0.1, p99=0.1, mean=0.1), server=server)
+    return list(judge(report(fast, settings={"scenario": "server"}), Gates(max_latency=gates)).gates)
+
+
+AT_RATE = replace(SERVER, percentile=None, bound_ms=None, found_ms=None, tries=())
+
+
+@pytest.mark.parametrize("server", [AT_RATE, SERVER])
+def test_a_latency_gate_on_the_server_judges_requests_and_their_queue(server: Server) -> None:
+    found = served(server, MaxLatency("p99", 9.0), MaxLatency("p95", 50.0), MaxLatency("mean", 5.3))
+    assert [(gate.name, gate.found, gate.passed) for gate in found] == [
+        ("max-latency p99", 18.0, False),
+        ("max-latency p95", 12.0, True),
+        ("max-latency mean", 5.5, False),
+    ]
+    assert found[0].reason == "at 200 requests/s its p99, queue included, is 18 ms, and 9 ms is allowed."
+    assert found[1].reason is None
+    assert "uncertain: a percentile of a queue reads to about 10%" in str(found[2].reason)
+
+
+def test_a_latency_gate_on_the_server_without_a_latency_does_not_pass() -> None:
+    ran_away = replace(AT_RATE, p50=None, p90=None, p95=None, p99=None, mean=None)
+    few = replace(AT_RATE, requests=30, p99=None)
+    told = {
+        "at 200 requests/s its queue ran away, and 9 ms is allowed.": ran_away,
+        "30 requests are too few for a p99, which needs 100: name a higher --rate.": few,
+        "no rate that was tried holds p99 within 20 ms, so there is no latency.": replace(SERVER, rate=None, p50=None),
+        "this run timed nothing.": None,
+    }
+    for reason, server in told.items():
+        (gate,) = served(server, MaxLatency("p99", 9.0))
+        assert (gate.found, gate.passed, gate.reason) == (None, False, reason)
+
+
 def test_a_search_that_ended_early_makes_only_a_miss_uncertain() -> None:
     passed, missed = rated(replace(SERVER, capped=True), 100, 300)
     assert passed.reason is None

@@ -14,7 +14,7 @@ from click.testing import Result
 
 from deploykit.bench import html
 from deploykit.bench import report as reports
-from deploykit.bench.report import GateResult, Report, Server
+from deploykit.bench.report import GateResult, Report, Server, Try
 from deploykit.errors import OutputError
 from tests.bench.pages import DRIFTED, FAILED, FULL, GATED, INT8, KINDS, OUTSIDE, REFERENCE, SHAPES, Page, named
 from tests.bench.samples import DRIFT, GONE, SERVER
@@ -164,7 +164,7 @@ def test_a_server_has_its_rate_beside_the_bound() -> None:
         return Page(html.render(replace(report(REFERENCE, *rows), settings={"scenario": "server"}))).words
 
     given = replace(SERVER, percentile=None, bound_ms=None)
-    found = words(SERVER, replace(given, rate=123.0), replace(given, rate=77.0, p50=None, p99=None))
+    found = words(SERVER, replace(given, rate=123.0), replace(given, rate=77.0, p50=None, p99=None, mean=None))
     assert found[found.index("200") + 1] == "p99 within 20 ms"
     assert found[found.index("123") + 1] == "p99 18 ms"
     assert "its queue ran away at 77" in found
@@ -225,3 +225,13 @@ def test_a_browser_shows_it_without_complaint(found: Report, tmp_path: Path) -> 
     shot = [*common, f"--screenshot={tmp_path / 's.png'}", address]
     subprocess.run(shot, capture_output=True, timeout=120, check=True)
     assert (tmp_path / "s.png").stat().st_size > 20_000
+
+
+def test_a_search_is_drawn_and_a_rate_that_was_given_is_not() -> None:
+    text = html.render(report(*KINDS["server"]))
+    assert '<h2 id="rates">' in text
+    assert "18 ms at 200 requests/s, 31 ms at 210 requests/s, not held, its queue ran away at 400" in text
+    old = replace(SERVER, tries=tuple(Try(one.rate, one.found_ms) for one in SERVER.tries))
+    assert "31 ms at 210 requests/s, not held, its queue" in html.render(report(REFERENCE, replace(INT8, server=old)))
+    given = replace(SERVER, percentile=None, bound_ms=None, found_ms=None, tries=())
+    assert '<h2 id="rates">' not in html.render(report(REFERENCE, replace(INT8, server=given)))

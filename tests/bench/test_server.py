@@ -13,7 +13,7 @@ import pytest
 from deploykit.bench import Settings, bench, load, said, schema, server, stages, to_json
 from deploykit.bench.scenario import Bound, Scenario
 from tests.bench.fakes import subject
-from tests.bench.samples import LATENCY
+from tests.bench.samples import LATENCY, SERVER
 
 
 class Queue:
@@ -48,6 +48,27 @@ def test_the_highest_rate_that_holds_is_found() -> None:
     assert all(count >= load.LEAST_REQUESTS for _, count, _ in queue.sent)
     assert len({seed for _, _, seed in queue.sent}) == len(queue.sent), "one unlucky draw must not decide"
     assert found.requests in [count for _, count, _ in queue.sent]
+    assert [one.service_ms for one in found.tries if one.found_ms is not None] == pytest.approx(
+        [5.0] * sum(one.found_ms is not None for one in found.tries)
+    )
+    assert max(one.rate for one in found.tries if one.held) == found.rate
+    assert any(one.held is False for one in found.tries), "a rate above it was tried"
+
+
+def test_a_machine_that_was_slow_before_the_search_does_not_bound_the_rate() -> None:
+    """The mean latency allowed 51 requests/s, and was that of a slow moment."""
+    slow, fair = (server.search(Queue(5.0), Bound("p99", 60.0), ceiling, seed=1) for ceiling in (51.0, 200.0))
+    assert slow.rate is not None
+    assert fair.rate is not None
+    assert slow.rate > 150
+    assert slow.rate == pytest.approx(fair.rate, rel=0.1)  # each has draws of its own
+
+
+def test_a_wide_bound_is_not_held_by_more_work_than_there_is_time() -> None:
+    found = server.search(Queue(5.0), Bound("p99", 1500.0), 200.0, seed=1)
+    assert found.rate is not None
+    assert found.rate < 200
+    assert any(one.held is False and one.found_ms is not None and one.found_ms < 1500 for one in found.tries)
 
 
 def test_a_bound_below_the_service_time_is_held_by_nothing() -> None:
@@ -66,7 +87,12 @@ def test_the_search_ends_with_its_time_and_says_so() -> None:
     found = server.search(queue, Bound("p99", 500.0), 2.5, seed=1)
     assert found.capped is True
     assert sum(count / rate for rate, count, _ in queue.sent) <= server.CAP_SECONDS
-    assert "the search ended for its time" in said.server(found, "1×1")
+    told = said.server(found, "1×1")
+    assert "the search ended for its time: a lower rate may hold" in told
+    higher = replace(SERVER, capped=True)
+    assert said.server(higher, "1×1").endswith(
+        "3 rates tried, and the search ended for its time: a higher rate may hold."
+    )
 
 
 def test_percentiles_at_a_rate() -> None:
@@ -75,6 +101,10 @@ def test_percentiles_at_a_rate() -> None:
     assert queue.sent == [(50.0, 500, 1)]
     assert found.p50 is not None
     assert found.p50 == pytest.approx(2.0, rel=0.2)
+    assert found.p95 is not None
+    assert found.p99 is not None
+    assert found.mean is not None
+    assert found.p50 < found.mean < found.p95 < found.p99
     assert (found.percentile, found.requests, found.tries, found.capped) == (None, 500, (), False)
     assert said.server(found, "1×1").startswith("at 1×1, p50 2 ms, p90 ")
 
@@ -85,6 +115,13 @@ def test_a_rate_that_is_too_high_runs_away() -> None:
     assert said.server(found, "1×1") == "at 1×1, 100 requests/s are too many: its queue ran away."
     assert said.served(found) is None
     assert said.served(replace(found, p50=2.0)) == 100
+
+
+def test_one_request_has_no_median_and_did_not_run_away() -> None:
+    found = server.at_rate(Queue(2.0), 0.01, seed=1)
+    assert (found.requests, found.p50, found.mean) == (1, None, 2.0)
+    assert said.served(found) == 0.01
+    assert said.server(found, "1×1").startswith("at 1×1, mean 2 ms at 0.01 requests/s, over 1 request, as no more")
 
 
 def test_a_rate_so_low_that_few_arrive() -> None:

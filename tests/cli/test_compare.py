@@ -34,6 +34,24 @@ def test_two_reports_side_by_side(two: Path, run: Callable[..., Result]) -> None
     assert result.stderr == ""
 
 
+def test_the_commands_stand_apart_and_are_no_setting(folder: Path, run: Callable[..., Result]) -> None:
+    for name in "ab":
+        save(
+            report(ORT, settings={"seed": 0, "command": f"deploykit bench --json {name}.json"}), folder / f"{name}.json"
+        )
+    result = run("compare", "a.json", "b.json", "--json", "c.json")
+    assert result.stdout.splitlines()[:4] == [
+        "before: a.json (net, passed)",
+        "        deploykit bench --json a.json",
+        "after:  b.json (net, passed)",
+        "        deploykit bench --json b.json",
+    ]
+    assert "settings: the same in both" in result.stdout
+    data = json.loads((folder / "c.json").read_text())
+    assert data["settings"] == []
+    assert data["commands"] == ["deploykit bench --json a.json", "deploykit bench --json b.json"]
+
+
 def test_a_limit_makes_it_a_gate(two: Path, run: Callable[..., Result]) -> None:
     result = run("compare", "a.json", "b.json", "--max-slowdown", "1.5", "--json", "-")
     assert result.exit_code == 3

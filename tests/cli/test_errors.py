@@ -13,6 +13,7 @@ import torch
 from click.testing import Result
 
 from deploykit.artifact import ModelRef
+from deploykit.cli import _bench
 
 INPUT = ("--input", "x:float32[batch,time,8]")
 
@@ -109,3 +110,33 @@ def test_debug_shows_the_traceback(folder: Path, run: Callable[..., Result]) -> 
 def test_a_mistake_in_the_project_file_is_told(folder: Path, run: Callable[..., Result]) -> None:
     (folder / "deploykit.toml").write_text("[bench]\nthread = 2\n")
     assert_refused(run("backends"), 2, "did you mean 'threads'?")
+
+
+def _fails(*_: object, **__: object) -> None:
+    pytest.fail("something was run before the file was looked at")
+
+
+@pytest.mark.parametrize("option", ["--json", "--html", "--junit", "--csv"])
+@pytest.mark.parametrize("command", ["bench", "validate"])
+def test_a_file_that_cannot_be_written_is_told_before_anything_runs(
+    net: ModelRef, run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, command: str, option: str
+) -> None:
+    monkeypatch.setattr(_bench, "evaluate", _fails)
+    before = sorted(Path.cwd().rglob("*"))
+    for path, code, told in (
+        ("net.py/out", 1, f"error: cannot write net.py/out: not a directory; choose another place with {option}.\n"),
+        ("/proc/nowhere/out", 1, "cannot write /proc/nowhere/out"),
+        (".", 2, "is a directory"),
+    ):
+        result = run(command, "net.py:gru", *INPUT, option, path)
+        assert (result.exit_code, told in result.stderr) == (code, True), result.output
+    assert sorted(Path.cwd().rglob("*")) == before
+
+
+def test_a_folder_that_is_not_there_yet_is_made_at_the_end(
+    net: ModelRef, run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_bench, "evaluate", lambda *_, **__: None)
+    result = run("bench", "net.py:gru", *INPUT, "--html", "new/out.html", "--json", "-")
+    assert result.exit_code == 0, result.output
+    assert not Path("new").exists()
