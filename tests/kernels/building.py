@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import fcntl
 import hashlib
 import os
@@ -14,24 +13,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from deploykit.kernels import build
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 SOURCES = ROOT / "deploykit" / "kernels" / "src"
 EMULATED = ("-I", str(HERE / "emulated"), "-mavx2", "-mfma")
+#: What the shipped library is compiled with is what is tested.
+FLAGS = (*build.FLAGS, *build.ALWAYS)
 #: The first mistake ends the program. Without optimization: GCC takes minutes to optimize what it has instrumented.
 ADDRESS = ("-O0", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 THREAD = ("-O1", "-g", "-fsanitize=thread")
 ARM_COMPILER, ARM_EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64-static"
-
-
-def setup_constant(name: str) -> Any:
-    """A constant of setup.py: what the shipped library is compiled with is what is tested."""
-    for node in ast.parse((ROOT / "setup.py").read_text()).body:
-        if isinstance(node, ast.Assign) and any(isinstance(to, ast.Name) and to.id == name for to in node.targets):
-            return ast.literal_eval(node.value)
-    raise LookupError(f"setup.py has no {name}")
 
 
 @dataclass(frozen=True)
@@ -80,8 +74,8 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 def native(folder: Path, *flags: str) -> Builder:
-    """The compiler that deploykit itself is compiled with; later flags stand behind setup.py's and win."""
-    return Builder(folder, compiler(), (*setup_constant("FLAGS"), *flags))
+    """The compiler that deploykit itself is compiled with; later flags stand behind the build's own and win."""
+    return Builder(folder, compiler(), (*FLAGS, *flags))
 
 
 def compiler() -> tuple[str, ...]:
@@ -89,10 +83,12 @@ def compiler() -> tuple[str, ...]:
 
 
 def core(machine: str) -> list[Source]:
-    """The kernels for one kind of machine, but what knows of onnxruntime, in the order that setup.py links in."""
-    own = setup_constant("CPU_FLAGS").get(machine, {})
-    base = [Source(SOURCES / name) for name in setup_constant("BASE") if name != "operators.cpp"]
-    return base + [Source(SOURCES / name, flags) for name, flags in own.items()]
+    """The kernels for one kind of machine, but what knows of onnxruntime, in the order that they are linked in."""
+    own = build.CPU_FLAGS.get(machine, {})
+    defined = tuple(f"-DDEPLOYKIT_WITH_{name.upper()}" for name in own)
+    base = [Source(SOURCES / f"{name}.cpp") for name in build.BASE if name != "operators"]
+    paths = [Source(SOURCES / f"{name}.cpp", flags) for name, flags in own.items()]
+    return [*base, Source(SOURCES / "paths.cpp", defined), *paths]
 
 
 #: The checker is no part of what is measured: quick to compile, and as exact as the rest.

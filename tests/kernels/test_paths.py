@@ -45,7 +45,7 @@ def check(builder: Builder) -> Path:
 
 @pytest.fixture(scope="session")
 def arm_check(built: Path) -> Path:
-    builder = Builder(built, (building.ARM_COMPILER,), building.setup_constant("FLAGS"))
+    builder = Builder(built, (building.ARM_COMPILER,), building.FLAGS)
     return builder.program([*building.core("aarch64"), CHECKER], "-static")
 
 

@@ -28,10 +28,9 @@ struct Neon {
   static F min(F bound, F value) { return vminq_f32(bound, value); }  // NaN where either is
   static F max(F bound, F value) { return vmaxq_f32(bound, value); }
   static F to_float(I value) { return vcvtq_f32_s32(value); }
-  static F round(F value) { return vrndnq_f32(value); }
-  static F times_power(F value, F power) {
-    const I bits = vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(power), vdupq_n_s32(127)), 23);
-    return vmulq_f32(value, vreinterpretq_f32_s32(bits));
+  static F add_exponent(F value, F power) {
+    const I shifted = vshlq_n_s32(vreinterpretq_s32_f32(power), 23);
+    return vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(value), shifted));
   }
   static I magnitude_bits(F value) { return vandq_s32(vreinterpretq_s32_f32(value), vdupq_n_s32(0x7fffffff)); }
   static I max_bits(I a, I b) { return vmaxq_s32(a, b); }
