@@ -130,8 +130,8 @@ def mutated(tmp_path: Path, builder: Builder) -> Mutate:
     ("name", "old", "new", "only"),
     [
         # One lane's product too large by one; a NaN that min swallows.
-        ("plain.cpp", "sum.at[lane] += activations", "sum.at[lane] += (lane == 5) + activations", "reference"),
-        ("plain.cpp", "return x < y ? x : y;", "return y < x ? y : x;", "extremes"),
+        ("plain.cpp", "return sum + (pairs >> 16)", "return I{0, 0, 1, 0} + sum + (pairs >> 16)", "reference"),
+        ("plain.cpp", "return most < value ? most : value;", "return value < most ? value : most;", "extremes"),
     ],
 )
 def test_the_checker_notices(mutated: Mutate, name: str, old: str, new: str, only: str) -> None:

@@ -18,7 +18,7 @@ from onnx import TensorProto
 from tests.kernels.graphs import Arrays, Layer, answer, same
 
 
-def _with(name: str, at: tuple[int, ...], value: int) -> dict[str, Any]:
+def _with(name: str, at: tuple[int, ...], value: float) -> dict[str, Any]:
     array = Layer().constants[name].copy()
     array[at] = value
     return {name: array}
@@ -36,6 +36,9 @@ WRONG_MODELS: dict[str, tuple[Layer, str]] = {
     "B is an input of the model": (Layer(changed={"B": None}), "B is no constant"),
     "a weight of -128": (Layer(changed=_with("W", (0, 16, 50), -128)), "a weight is -128"),
     "the first weight of -128": (Layer(changed=_with("R", (0, 0, 0), -128)), "a weight is -128"),
+    "a scale of Inf": (Layer(changed=_with("W_scale", (0, 50), np.inf)), "W_scale holds NaN or Inf"),
+    "a scale of NaN": (Layer(changed=_with("R_scale", (0, 0), np.nan)), "R_scale holds NaN or Inf"),
+    "a bias of NaN": (Layer(changed=_with("B", (0, 101), np.nan)), "B holds NaN or Inf"),
     "too few rows of R": (Layer(changed=_cut("R", 1)), "R has the shape"),
     "too few columns of W": (Layer(changed=_cut("W", 2)), "W has the shape"),
     "too few columns of R": (Layer(changed=_cut("R", 2)), "R has the shape"),

@@ -81,8 +81,9 @@ INLINE typename Isa::F power_of_two(typename Isa::F x) {
   return Isa::add_exponent(value, pushed);
 }
 
-// Beyond 2^most_power sigmoid and tanh are 0 or 1 in float32, and the product of three such powers is finite.
-constexpr float most_power = 40.0F;
+// Beyond 2^most_power sigmoid and tanh are 0 or 1 but for half of float32's last bit, and the product of three such
+// powers leaves room for large states.
+constexpr float most_power = 26.0F;
 constexpr float log2_e = 1.44269504F;
 
 // e^(Factor * x), with its power of two cut to [-most_power, most_power].

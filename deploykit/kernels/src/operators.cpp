@@ -6,24 +6,23 @@
 // Weights, scales and B have to be constants: they are packed when the session is made. Outputs Y, Y_h, Y_c.
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <memory>
 #include <new>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "layer.hpp"
 #include "onnxruntime_abi.hpp"
+#include "tensors.hpp"
 
 #define EXPORTED extern "C" __attribute__((visibility("default")))
 
 namespace deploykit {
 namespace {
-
-using ort::Api;
 
 constexpr int operators_version = 1;
 constexpr const char* domain_name = "ai.deploykit";
@@ -35,94 +34,6 @@ struct Operator : ort::CustomOp {
   Kind kind;
   const char* op_name;
 };
-
-// What onnxruntime said, to be handed on to it.
-struct Refused {
-  ort::Status* status;
-};
-
-void check(ort::Status* status) {
-  if (status) throw Refused{status};
-}
-
-struct Wrong : std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
-
-constexpr std::size_t most_dims = 4;
-
-// Sizes of a tensor; -1 among expected ones stands for any.
-struct Dims {
-  std::array<std::int64_t, most_dims> at{};
-  std::size_t rank = 0;
-  Dims(std::initializer_list<std::int64_t> sizes) : rank(sizes.size()) { std::copy(sizes.begin(), sizes.end(), at.begin()); }
-};
-
-std::string told(const std::int64_t* dims, std::size_t rank) {
-  std::string text = "[";
-  for (std::size_t at = 0; at < rank; ++at) text += (at ? ", " : "") + (dims[at] < 0 ? "any" : std::to_string(dims[at]));
-  return text + "]";
-}
-
-// A tensor of the expected shape.
-struct Tensor {
-  const void* data = nullptr;
-  Dims dims{};
-  bool there = false;
-  explicit operator bool() const { return there; }
-  template <class T>
-  const T* as() const {
-    return static_cast<const T*>(data);
-  }
-};
-
-Tensor read(const Api& api, const ort::Value* value, const Dims& expected, const char* name) {
-  Tensor tensor;
-  ort::ShapeInfo* info = nullptr;
-  check(api.shape(value, &info));
-  struct Release {
-    const Api& api;
-    ort::ShapeInfo* info;
-    ~Release() { api.release(info); }
-  } release{api, info};
-  std::size_t rank = 0;
-  check(api.rank(info, &rank));
-  bool fits = rank == expected.rank;
-  if (fits) check(api.dims(info, tensor.dims.at.data(), rank));
-  tensor.dims.rank = rank;
-  for (std::size_t at = 0; fits && at < rank; ++at) fits = expected.at[at] < 0 || expected.at[at] == tensor.dims.at[at];
-  if (!fits) {
-    std::vector<std::int64_t> found(rank);
-    check(api.dims(info, found.data(), rank));
-    throw Wrong(std::string(name) + " has the shape " + told(found.data(), rank) + ", not " +
-                told(expected.at.data(), expected.rank));
-  }
-  void* data = nullptr;
-  check(api.data(const_cast<ort::Value*>(value), &data));
-  tensor.data = data;
-  tensor.there = true;
-  return tensor;
-}
-
-std::string text_attribute(const Api& api, const ort::KernelInfo* info, const char* name, const char* otherwise) {
-  std::size_t size = 0;
-  if (ort::Status* status = api.attribute(info, name, static_cast<char*>(nullptr), &size)) {
-    api.release(status);
-    return otherwise;
-  }
-  std::string value(size, '\0');
-  check(api.attribute(info, name, value.data(), &size));
-  value.resize(size > 0 ? size - 1 : 0);
-  return value;
-}
-
-std::int64_t int_attribute(const Api& api, const ort::KernelInfo* info, const char* name, std::int64_t otherwise) {
-  std::int64_t value = 0;
-  ort::Status* status = api.attribute(info, name, &value);
-  if (!status) return value;
-  api.release(status);
-  return otherwise;
-}
 
 class Kernel {
  public:
@@ -155,6 +66,9 @@ class Kernel {
         throw Wrong("a weight is -128: weights are symmetric, -127 to 127");
       }
     }
+    check_finite(w_scale, in_w_scale, directions_ * width);
+    check_finite(r_scale, in_r_scale, directions_ * width);
+    if (bias) check_finite(bias, in_bias, directions_ * 2 * width);
     const char* forced = std::getenv("DEPLOYKIT_KERNELS_PATH");
     const Path* path = choose(forced);
     if (!path) {
@@ -258,6 +172,13 @@ class Kernel {
     const Api& api_;
     const ort::KernelContext* context_;
   };
+
+  static void check_finite(const Tensor& tensor, std::size_t index, std::int64_t count) {
+    const auto* values = tensor.as<float>();
+    if (!std::all_of(values, values + count, [](float value) { return std::isfinite(value); })) {
+      throw Wrong(std::string(input_names[index]) + " holds NaN or Inf");
+    }
+  }
 
   Tensor constant(const ort::KernelInfo* info, std::size_t index, const Dims& expected,
                   bool may_be_missing = false) const {
