@@ -32,6 +32,7 @@ _SPEED = (
     "machine",
     "python",
     "libraries",
+    "kernels",
     "threads",
     "spinning",
     "denormals",

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from deploykit import kernels
+from deploykit.errors import KernelsError
 from deploykit.versions import versions
 
 #: Vector instructions that decide how fast int8 and float32 kernels are.
@@ -82,6 +84,7 @@ def environment(
         "machine": platform.machine(),
         "python": platform.python_version(),
         "libraries": versions(LIBRARIES),
+        "kernels": _kernels(),
         "threads": threads,
         "spinning": False,
         "denormals": sorted(set(denormals)),
@@ -140,6 +143,13 @@ def _cpu_model() -> str | None:
 def _cpu_flags() -> list[str]:
     present = set((_cpu_info("flags", "Features") or "").split())
     return [flag for flag in FLAGS if flag in present]
+
+
+def _kernels() -> str | None:
+    try:
+        return kernels.used_path()
+    except KernelsError:
+        return None
 
 
 def _usable_cores() -> int | None:

@@ -11,10 +11,11 @@ from typing import Any
 
 import click
 
-from deploykit import registry
+from deploykit import kernels, registry
 from deploykit.cli import _shared, _table
 from deploykit.cli.backends import backend_entries
 from deploykit.config import Config
+from deploykit.errors import KernelsError
 from deploykit.versions import version
 
 _OPTIONAL = ("openvino", "onnxruntime-gpu", "tensorrt", "pycuda")
@@ -43,6 +44,7 @@ def _facts(config: Config) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "int8_instructions": _int8_instructions(),
+        "kernels": _kernels(),
         "packages": {name: version(name) for name in _PACKAGES},
         "project_file": None if config.source is None else str(config.source),
         "model": config.model.ref,
@@ -76,6 +78,7 @@ def _show(facts: dict[str, Any], problems: list[str]) -> None:
     rows = [
         ("python", f"{facts['python']}, {facts['system']}, {facts['cpus']} CPUs"),
         ("int8 instructions", facts["int8_instructions"]),
+        ("fused int8 kernels", _kernels_told(facts["kernels"])),
         ("packages", ", ".join(f"{name} {version}" for name, version in facts["packages"].items() if version)),
         ("project file", facts["project_file"] or "none (deploykit.toml): the zoo's default model is used"),
         ("model", facts["model"]),
@@ -89,6 +92,26 @@ def _show(facts: dict[str, Any], problems: list[str]) -> None:
         click.secho(f"problem: {problem}", fg="red")
     if not problems:
         click.echo("everything needed is here.")
+
+
+def _kernels() -> dict[str, Any]:
+    """Whether the fused operators are there, and the CPU path that they take; no problem where not, being optional."""
+    try:
+        return {
+            "available": True,
+            "reason": None,
+            "path": kernels.used_path(),
+            "paths": {path.name: path.runs_here for path in kernels.cpu_paths()},
+        }
+    except KernelsError as error:
+        return {"available": False, "reason": str(error), "path": None, "paths": {}}
+
+
+def _kernels_told(facts: dict[str, Any]) -> str:
+    if not facts["available"]:
+        return str(facts["reason"])
+    others = ", ".join(name for name, runs in facts["paths"].items() if not runs)
+    return f"run here, by their path {facts['path']}{f' (not on this CPU: {others})' if others else ''}"
 
 
 def _int8_instructions() -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from deploykit import kernels
 from deploykit.bench import bench, schema
 from deploykit.bench._view import facts_of
 from deploykit.bench.compare import compare
@@ -38,6 +39,14 @@ def test_it_tells_no_host_no_user_and_no_path(tmp_path: Path, monkeypatch: pytes
     assert str(Path.home()) not in text
     assert platform.node() not in words
     assert getpass.getuser() not in words
+
+
+def test_the_fused_kernels_are_told_by_the_path_they_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "used_path", lambda: "avx2")
+    assert environment(1, [])["kernels"] == "avx2"
+    monkeypatch.undo()
+    monkeypatch.setenv(kernels.LIBRARY_VARIABLE, str(tmp_path / "none.so"))
+    assert environment(1, [])["kernels"] is None
 
 
 def test_git_is_the_commit_and_whether_it_is_what_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <new>
+#include <type_traits>
 
 namespace deploykit {
 
@@ -94,12 +95,20 @@ const Path* paths(std::size_t& count);
 // The path by that name, or for null or an empty name the fastest that runs here; null where there is none.
 const Path* choose(const char* name);
 
-// Memory aligned to a cache line. Zeroed, so that padding never holds what a NaN could come from.
+constexpr std::size_t alignment = 64;
+
+// Throws std::bad_alloc.
+void* allocate(std::size_t bytes, std::size_t zeroed);
+
+// Memory aligned to a cache line. Its first ``zeroed`` elements are zero, all unless told else: what is padding must
+// not hold what a NaN could come from.
 template <class T>
 class Buffer {
  public:
   Buffer() = default;
-  explicit Buffer(std::size_t size) : data_(static_cast<T*>(allocate(size * sizeof(T)))), size_(size) {}
+  explicit Buffer(std::size_t size) : Buffer(size, size) {}
+  Buffer(std::size_t size, std::size_t zeroed)
+      : data_(static_cast<T*>(allocate(size * sizeof(T), zeroed * sizeof(T)))), size_(size) {}
   T* data() { return data_.get(); }
   const T* data() const { return data_.get(); }
   std::size_t size() const { return size_; }
@@ -107,20 +116,11 @@ class Buffer {
   const T& operator[](std::size_t index) const { return data_.get()[index]; }
 
  private:
-  static constexpr std::size_t alignment = 64;
   struct Free {
     void operator()(T* data) const { ::operator delete(data, std::align_val_t(alignment)); }
   };
-  static void* allocate(std::size_t bytes);
   std::unique_ptr<T[], Free> data_;
   std::size_t size_ = 0;
 };
-
-void* zeroed(std::size_t bytes, std::size_t alignment);  // throws std::bad_alloc
-
-template <class T>
-void* Buffer<T>::allocate(std::size_t bytes) {
-  return zeroed(bytes, alignment);
-}
 
 }  // namespace deploykit

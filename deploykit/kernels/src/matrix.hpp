@@ -72,7 +72,7 @@ Matrix<Isa> pack(const std::int8_t* source, const float* scale, std::int64_t row
 // that starts at ``unit``.
 template <int Gates, int Wide, int Width, int Rows, class Isa, class Use>
 INLINE void tile(const Matrix<Isa>& matrix, int at_unit, const std::uint8_t* all_rows, std::int64_t stride,
-                 std::int64_t row, std::int64_t unit, Use&& use) {
+                 std::int64_t row, std::int64_t unit, const Use& use) {
   using I = typename Isa::I;
   constexpr std::int64_t lanes = Isa::lanes;
   const std::int8_t* weights = matrix.block(unit) + at_unit * Gates * lanes * depth;
@@ -97,7 +97,7 @@ INLINE void tile(const Matrix<Isa>& matrix, int at_unit, const std::uint8_t* all
     }
   };
   std::int64_t quad = 0;
-  if constexpr (Rows == 1) {  // with more of them registers run out
+  if constexpr (all < 8) {  // with more sums registers run out
     for (; quad + 2 <= quads; quad += 2, weights += 2 * next, rows += 2 * depth) {
       add(0);
       add(1);
@@ -107,7 +107,9 @@ INLINE void tile(const Matrix<Isa>& matrix, int at_unit, const std::uint8_t* all
   I sums[all];
 #pragma GCC unroll 32
   for (int at = 0; at < all; ++at) sums[at] = sum[at];
+#pragma GCC unroll 8
   for (int one = 0; one < Rows; ++one) {
+#pragma GCC unroll 8
     for (int at = 0; at < Wide; ++at) use(row + one, unit + at, sums + one * width_here + at * Gates);
   }
 }
@@ -115,7 +117,7 @@ INLINE void tile(const Matrix<Isa>& matrix, int at_unit, const std::uint8_t* all
 // All rows by a block of ``Wide`` vectors of units.
 template <int Gates, int Wide, class Isa, class Use>
 INLINE void block(const Matrix<Isa>& matrix, const std::uint8_t* rows, std::int64_t stride, std::int64_t count,
-                  std::int64_t unit, Use&& use) {
+                  std::int64_t unit, const Use& use) {
   constexpr int width = Gates * Wide;
   // Of several rows together, as many vectors of units as leave registers for the rows.
   constexpr int narrow = std::max(1, Isa::accumulators / Isa::least_rows / Gates);
@@ -137,11 +139,11 @@ INLINE void block(const Matrix<Isa>& matrix, const std::uint8_t* rows, std::int6
 }
 
 // Calls ``use(row, unit, sums)`` for every row and vector of units from ``first`` to ``last``, with the sums of the
-// unit's gates. Few rows run through wide blocks, so that a load of the activations serves many weights; more rows
+// unit's gates. ``use`` should hold copies: what it refers to would be read again after every number that it stores. Few rows run through wide blocks, so that a load of the activations serves many weights; more rows
 // share the weights.
 template <int Gates, class Isa, class Use>
 void multiply(const Matrix<Isa>& matrix, const std::uint8_t* rows, std::int64_t stride, std::int64_t count,
-              std::int64_t first, std::int64_t last, Use&& use) {
+              std::int64_t first, std::int64_t last, Use use) {
   constexpr int wide = std::max(1, Isa::most_vectors / Gates);
   for (std::int64_t unit = first; unit < last;) {
     if (unit + wide <= matrix.units) {

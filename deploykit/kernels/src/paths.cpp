@@ -5,18 +5,21 @@
 
 namespace deploykit {
 
-#if defined(__x86_64__)
-extern const Path avx512vnni_path, avxvnni_path, avx2_path;
-#elif defined(__aarch64__)
-extern const Path neon_path;
-#endif
-extern const Path plain_path;
+// The build defines DEPLOYKIT_WITH_ and its name for each path that the compiler could make.
+extern const Path avx512vnni_path, avxvnni_path, avx2_path, neon_path, plain_path;
 
 const Path* paths(std::size_t& count) {
   static const Path all[] = {
-#if defined(__x86_64__)
-      avx512vnni_path, avxvnni_path, avx2_path,
-#elif defined(__aarch64__)
+#ifdef DEPLOYKIT_WITH_AVX512VNNI
+      avx512vnni_path,
+#endif
+#ifdef DEPLOYKIT_WITH_AVXVNNI
+      avxvnni_path,
+#endif
+#ifdef DEPLOYKIT_WITH_AVX2
+      avx2_path,
+#endif
+#ifdef DEPLOYKIT_WITH_NEON
       neon_path,
 #endif
       plain_path,
@@ -35,9 +38,9 @@ const Path* choose(const char* name) {
   return nullptr;
 }
 
-void* zeroed(std::size_t bytes, std::size_t alignment) {
+void* allocate(std::size_t bytes, std::size_t zeroed) {
   void* memory = ::operator new(bytes > 0 ? bytes : 1, std::align_val_t(alignment));
-  std::memset(memory, 0, bytes);
+  std::memset(memory, 0, zeroed);
   return memory;
 }
 
