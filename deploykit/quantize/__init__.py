@@ -206,7 +206,7 @@ def _may_fuse(kernels: Kernels | None) -> bool:
 
     reason = why_missing()
     if reason is not None and kernels == "fused":
-        raise KernelsError(f"--kernels fused needs a library that is not here: {reason}")
+        raise KernelsError(f"--kernels fused is not possible here: {reason}")
     return reason is None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,8 @@ def saved(folder: Path, model: onnx.ModelProto) -> Artifact:
 def test_the_library_is_there_wherever_a_compiler_is() -> None:
     """The tests of the fused form are skipped without the library: not where it could have been built."""
     compiler = shlex.split(os.environ.get("CXX", "c++"))[0]
+    if sys.platform != "linux":
+        pytest.skip("THE FUSED KERNELS ARE NOT TESTED: they are built on Linux alone")
     if shutil.which(compiler) is None:
         pytest.skip(f"THE FUSED KERNELS ARE NOT TESTED: there is no {compiler}")
     assert library.why_missing() is None
@@ -238,9 +241,7 @@ def test_without_the_library_auto_is_portable_and_fused_an_error(folder: Path, m
     assert made.coverage is not None
     assert "Scan" in made.coverage.rows[0].form
     assert made.operators == {}
-    with pytest.raises(
-        KernelsError, match=r"--kernels fused needs a library that is not here: the fused .* install one"
-    ):
+    with pytest.raises(KernelsError, match=r"--kernels fused is not possible here: the fused .* install one"):
         quantize_file(source, folder / "fused.onnx", kernels="fused")
     assert not (folder / "fused.onnx").exists()
 
