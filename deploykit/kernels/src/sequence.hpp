@@ -78,7 +78,7 @@ class Layer final : public Direction {
  private:
   static constexpr std::int64_t most_rows = 8;
   // Rows of the input that are multiplied together, so that a block of weights is read once for all of them.
-  static constexpr std::int64_t projected_rows = 32;
+  static constexpr std::int64_t projected_rows = 16;
 
   // All that one call of run() writes to, beside its outputs: in one piece of memory.
   struct Work {
