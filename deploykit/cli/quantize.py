@@ -12,6 +12,7 @@ from deploykit import registry
 from deploykit.artifact import Artifact, manifest_path
 from deploykit.cli import _progress, _shared, _table
 from deploykit.config import Config
+from deploykit.coverage import RECURRENT
 from deploykit.errors import UsageError
 from deploykit.quantize import DEFAULT_BOUNDS, DEFAULT_METHOD, KERNELS, PREFERENCES, Kernels, Preference
 from deploykit.quantize._gate import Bounds, Cost
@@ -22,6 +23,11 @@ kernels_option = click.option(
     type=click.Choice(KERNELS),
     help="What GRU, LSTM and RNN become. portable (the default): nodes that plain onnxruntime has; fused: one operator "
     "of deploykit's, faster, for sessions that load its library; auto: fused where it can be loaded here.",
+)
+
+FASTER = (
+    "faster: --kernels fused makes each recurrent layer one operator of deploykit's own, for sessions that load its "
+    "library (docs/kernels.md)."
 )
 
 
@@ -210,14 +216,18 @@ def show(made: Artifact, source: Artifact, kernels: Kernels | None = None) -> No
 
 
 def _kernels_taken(made: Artifact, asked: Kernels | None) -> str | None:
-    """Which form the recurrent layers have, and what a session needs for it; None where nobody asked."""
+    """Which form the recurrent layers have, what a session needs for it, or that there is a faster one; None else."""
     if made.operators:
         needs = ", ".join(f"version {version} of {domain}" for domain, version in made.operators.items())
         return f"kernels: fused; a session has to load the library of {needs} (docs/kernels.md), as deploykit's do."
-    if asked in (None, "portable"):
+    if asked == "portable":
         return None
     from deploykit.kernels import why_missing
 
+    if asked is None:
+        assert made.coverage is not None
+        fusible = any(row.kind in RECURRENT and (row.by_preference or "Scan" in row.form) for row in made.coverage.rows)
+        return FASTER if fusible and why_missing() is None else None
     reason = why_missing() if asked == "auto" else None
     return f"kernels: portable, since {reason or 'no layer here has a fused form.'}"
 

@@ -270,6 +270,16 @@ def test_kernels_auto_says_what_it_took(
     assert refused.stderr == "error: --kernels fused is not possible here: there is no compiler: install one.\n"
 
 
+def test_the_faster_form_is_told_of_where_it_is_there(
+    project: Path, run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "faster: --kernels fused" in run("quantize", "--int8").stdout
+    assert "faster:" not in run("quantize", "--int8", "--kernels", "portable").stdout
+    assert "faster:" not in run("quantize", "--int8", "--method", "weight-only").stdout
+    monkeypatch.setattr("deploykit.kernels.why_missing", lambda: "there is no compiler: install one.")
+    assert "faster:" not in run("quantize", "--int8").stdout
+
+
 def test_the_project_file_may_name_the_kernels(
     project: Path, run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
