@@ -138,7 +138,8 @@ inline Answer run(const deploykit::Direction& direction, const Net& net, const D
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(),
                    [&](std::int64_t a, std::int64_t b) { return data.length(a) > data.length(b); });
-  const std::int64_t together = direction.rows_at_once(), groups = (data.batch + together - 1) / together;
+  const std::int64_t together = direction.rows_at_once(data.steps);
+  const std::int64_t groups = (data.batch + together - 1) / together;
   auto group = [&](std::size_t index) {
     const auto at = static_cast<std::int64_t>(index);
     direction.run(run, order.data(), data.batch * at / groups, data.batch * (at + 1) / groups, pool);

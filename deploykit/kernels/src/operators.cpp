@@ -115,7 +115,7 @@ class Kernel {
       const auto* of = lengths.as<std::int32_t>();
       std::stable_sort(order, order + batch, [of](std::int64_t a, std::int64_t b) { return of[a] > of[b]; });
     }
-    const std::int64_t together = packed_[0]->rows_at_once();
+    const std::int64_t together = packed_[0]->rows_at_once(steps);
     const std::int64_t groups = (batch + together - 1) / together;
     const std::int64_t tasks = groups * directions_;
     Threads threads(api_, context);

@@ -48,7 +48,9 @@ class Layer final : public Direction {
     }
   }
 
-  std::int64_t rows_at_once() const override { return most_rows; }
+  // Several groups of rows can run at once without waiting for each other. But for each of them the weights are read
+  // anew, from far away in the first steps: where there are no more, all rows had better share them.
+  std::int64_t rows_at_once(std::int64_t steps) const override { return steps < few_steps ? 16 : 8; }
 
   void run(const Run& run, const std::int64_t* order, std::int64_t begin, std::int64_t end, Pool& pool) const override {
     const std::int64_t rows = end - begin;
@@ -76,7 +78,7 @@ class Layer final : public Direction {
   }
 
  private:
-  static constexpr std::int64_t most_rows = 8;
+  static constexpr std::int64_t few_steps = 4;
   // Rows of the input that are multiplied together, so that a block of weights is read once for all of them.
   static constexpr std::int64_t projected_rows = 16;
 
