@@ -35,7 +35,8 @@ def session(
     ``deploykit.kernels`` gets their library.
 
     Raises:
-        KernelsError: it needs that library, which is not here or is of another version.
+        KernelsError: it needs that library, which is not here or is of another version, or ``DEPLOYKIT_KERNELS_PATH``
+            names a path that does not run here.
     """
     import onnxruntime
 
@@ -64,6 +65,7 @@ def _add_operators(options: SessionOptions, model: bytes | Path) -> None:
     reason = kernels.why_missing()
     if reason is not None:
         raise KernelsError(f"{needs}: {reason}")
+    kernels.used_path()  # a path that cannot run here is told better than onnxruntime tells it
     options.register_custom_ops_library(str(kernels.library_path()))
 
 

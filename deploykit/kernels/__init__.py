@@ -70,7 +70,8 @@ def why_missing() -> str | None:
 
 def _fault(file: Path) -> str | None:
     try:
-        version = _loaded(file).deploykit_kernels_version()
+        library = _loaded(file)
+        version, *_ = library.deploykit_kernels_version(), library.deploykit_kernels_path, library.RegisterCustomOps
     except OSError as error:
         return f"the fused int8 kernels cannot be loaded ({error})"
     except AttributeError:

@@ -198,14 +198,16 @@ def _may_fuse(kernels: Kernels | None) -> bool:
     """Whether recurrent layers become fused operators.
 
     Raises:
-        KernelsError: that is asked for, and cannot be here.
+        KernelsError: that is asked for, and cannot be here; or ``DEPLOYKIT_KERNELS_PATH`` names no path that runs here.
     """
     if kernels in (None, "portable"):
         return False
-    from deploykit.kernels import why_missing
+    from deploykit.kernels import used_path, why_missing
 
     reason = why_missing()
-    if reason is not None and kernels == "fused":
+    if reason is None:
+        used_path()
+    elif kernels == "fused":
         raise KernelsError(f"--kernels fused is not possible here: {reason}")
     return reason is None
 

@@ -157,8 +157,13 @@ class _Pass(Pass[_Found]):
 
     def _fuse(self, found: FusedLayer) -> None:
         replace_fused(self.build, found, self._weights)
-        told = {info.name for info in (*self.graph.value_info, *self.graph.output)}
-        self.graph.value_info.extend(info for info in infos(found) if info.name not in told)
+        given = {info.name: info for info in (*self.graph.value_info, *self.graph.output)}
+        for info in infos(found):
+            if info.name not in given:
+                self.graph.value_info.append(info)
+            elif not given[info.name].type.tensor_type.HasField("shape"):
+                # A loop's own output: onnxruntime refuses a Scan of whose body it does not know all outputs' shapes.
+                given[info.name].type.CopyFrom(info.type)
 
     def _amount(self, found: _Found) -> tuple[int, int]:
         """Bytes of float weights, and multiply-accumulates for one row and time step."""

@@ -146,3 +146,14 @@ def test_another_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert kernels.why_missing() == (
         f"{tmp_path / 'own.so'} is no library of fused int8 kernels: correct or unset DEPLOYKIT_KERNELS_LIBRARY."
     )
+
+
+@needs_compiler
+def test_one_that_has_the_version_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "other.c").write_text(f"int deploykit_kernels_version(void) {{ return {kernels.VERSION}; }}")
+    made = [COMPILER, "-x", "c", "-shared", "-fPIC", str(tmp_path / "other.c"), "-o", str(tmp_path / "other.so")]
+    subprocess.run(made, check=True, capture_output=True)
+    monkeypatch.setenv(kernels.LIBRARY_VARIABLE, str(tmp_path / "other.so"))
+    assert kernels.why_missing() == (
+        f"{tmp_path / 'other.so'} is no library of fused int8 kernels: correct or unset DEPLOYKIT_KERNELS_LIBRARY."
+    )

@@ -274,6 +274,23 @@ def test_sessions_and_backends_load_the_library_for_it_and_say_what_lacks(
         registry.backend("ort").open(made, RunOptions(threads=1))
 
 
+@needs_library
+def test_a_path_that_does_not_run_here_is_told_before_onnxruntime_tells_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = saved(folder, Net().model())
+    made = quantize_file(source, folder / "int8.onnx", kernels="fused")
+    monkeypatch.setenv(library.PATH_VARIABLE, "abacus")
+    told = r"^DEPLOYKIT_KERNELS_PATH is 'abacus', and there is no such path .* or unset it\.$"
+    with pytest.raises(KernelsError, match=told):
+        runtime.session(made.path)
+    asked: tuple[Kernels, ...] = ("fused", "auto")
+    for kernels in asked:
+        with pytest.raises(KernelsError, match=told):
+            quantize_file(source, folder / "again.onnx", kernels=kernels)
+    assert not (folder / "again.onnx").exists()
+
+
 def source_model(artifact: Artifact) -> onnx.ModelProto:
     return artifacts.load_onnx(artifact.path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 
 import numpy as np
@@ -24,7 +25,10 @@ from deploykit.export._loops._graph import (
 
 def normalise(editor: Editor) -> None:
     """Bring every pick of one element to a Gather with a scalar index, and remove reshapes that cancel out."""
-    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(ir.Model(editor.graph, ir_version=10))
+    model = ir.Model(editor.graph, ir_version=10)
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    # The exporter gives each step weights of its own where it has changed their order; it joins none but small ones.
+    common.DeduplicateInitializersPass(size_limit=sys.maxsize)(model)
     for node in list(editor.graph):
         if node.op_type == "Identity" and node.inputs[0] is not None:
             editor.replace(node.outputs[0], node.inputs[0])
