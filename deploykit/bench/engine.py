@@ -13,7 +13,7 @@ from deploykit.bench.report import Report
 from deploykit.bench.rows import make_report
 from deploykit.bench.seat import Seat
 from deploykit.bench.settings import Settings, Subject
-from deploykit.errors import BackendFailedError, BackendUnavailableError
+from deploykit.errors import BackendFailedError, BackendUnavailableError, UsageError
 
 __all__ = ["Progress", "Settings", "Subject", "bench"]
 
@@ -64,6 +64,11 @@ def _run(seats: Sequence[Seat], settings: Settings, meter: _Meter, workers: cont
         ),
     )
     settings.scenario.require(model.carried)
+    if settings.drift_asked and not model.carried:
+        raise UsageError(
+            "--drift streams a model with carried states, and this one has none: export it with --streaming, or leave "
+            "--drift out."
+        )
     checked = shapes.checked(model.description, asked)
     further = len(seats) * (bool(model.carried and settings.drift) + (settings.scenario.name == "server") * len(asked))
     meter.plan(len(checked) + (len(asked) * settings.rounds if settings.latency else 0) + len(seats) + further)

@@ -36,7 +36,8 @@ class Settings:
     inputs, in place of the model's own sample; ``metric``: ``FILE.py:FUNCTION`` in place of its own, see ``given``.
     ``timeout_s``: how long one command of a worker may take before it counts as hanging. ``overrides``: tolerances in
     place of the defaults. ``command``: the command line that asked for all this, for the report. ``scenario``: what is
-    timed. ``drift``: the steps that a model with carried states is streamed over, 0 for none.
+    timed. ``drift``: the steps that a model with carried states is streamed over, 0 for none; ``drift_asked``: somebody
+    wants that done, so that a model without such states is an error.
     """
 
     batches: tuple[int, ...] | None = None
@@ -53,6 +54,7 @@ class Settings:
     command: str | None = None
     scenario: Scenario = field(default_factory=Scenario)
     drift: int = DRIFT_STEPS
+    drift_asked: bool = False
 
     def __post_init__(self) -> None:
         if self.threads < 1:

@@ -224,6 +224,9 @@ def finish(
 
     from deploykit.bench.report import render, to_json
 
+    gone = {name: reason for name in named if (reason := _turned_down(report, name)) is not None}
+    if gone:
+        report = replace(report, passed=False)
     if json_target != "-":
         render(report, Console())
     if json_target is not None:  # after the table, which a file that cannot be written must not cost
@@ -236,16 +239,18 @@ def finish(
     told = _gates.missed(report.gates)
     if told is not None:
         click.echo(f"error: {told}", err=True)
-    gone = False
-    for name in named:
-        rows = [row for row in report.rows if row.backend == name]
-        if rows and all(row.status == "unavailable" for row in rows):
-            gone = True
-            click.echo(f"error: backend {name} cannot run this: {rows[0].reason}", err=True)
+    for name, reason in gone.items():
+        click.echo(f"error: backend {name} cannot run this: {reason}", err=True)
     if gone or any(row.fault == "error" for row in report.rows):
         click.get_current_context().exit(1)
     if not report.passed:
         click.get_current_context().exit(3)
+
+
+def _turned_down(report: Report, backend: str) -> str | None:
+    """Why a backend ran nothing of what there was to run; None where it ran something."""
+    rows = [row for row in report.rows if row.backend == backend]
+    return rows[0].reason if rows and all(row.status == "unavailable" for row in rows) else None
 
 
 def _is_file(name: str) -> bool:

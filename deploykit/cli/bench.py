@@ -65,5 +65,6 @@ def command(
         overrides=asked.overrides(),
         scenario=scenario,
         drift=_bench.drift_steps(drift),
+        drift_asked=bool(drift),
     )
     _bench.evaluate(config, targets, ref, backends, settings, json_target, html_target, asked)

@@ -68,6 +68,7 @@ def command(
         metric=metric,
         overrides=asked.overrides(),
         drift=_bench.drift_steps(drift),
+        drift_asked=bool(drift),
     )
     gates = asked.gates(settings.scenario)
     ref = _shared.model_ref(config, model, described)

@@ -64,5 +64,6 @@ def command(
         latency=False,
         overrides=asked.overrides(),
         drift=_bench.drift_steps(drift),
+        drift_asked=bool(drift),
     )
     _bench.evaluate(config, targets, ref, backends, settings, json_target, html_target, asked)

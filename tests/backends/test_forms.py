@@ -200,4 +200,5 @@ def test_outputs_are_the_callers_own_in_every_form(forms: Path) -> None:
 def test_a_named_backend_that_turns_the_model_down_is_an_error(forms: Path, run: Callable[..., Result]) -> None:
     result = run("validate", "forms.py:bare_rnn", "--input", X[0], "--backend", "torch-int8")
     assert result.exit_code == 1, result.output
+    assert "passed" not in result.stdout.splitlines()
     assert "backend torch-int8 cannot run this: PyTorch's dynamic int8 takes" in result.stderr

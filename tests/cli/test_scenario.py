@@ -64,6 +64,13 @@ def test_a_stream_needs_an_export_that_streams(project: Path, run: Callable[...,
     assert "--streaming" in result.stderr
 
 
+def test_drift_of_a_model_without_states_is_told(project: Path, run: Callable[..., Result]) -> None:
+    result = run("validate", "--backend", "ort", "--drift", "150", "--time", "5")
+    assert result.exit_code == 2, result.output
+    assert "--drift streams a model with carried states, and this one has none" in result.stderr
+    assert run("validate", "--backend", "ort", "--drift", "0", "--time", "5").exit_code == 0
+
+
 def test_validate_streams_and_reports_the_drift(project: Path, run: Callable[..., Result]) -> None:
     result = run("validate", "--streaming", "--backend", "ort", "--drift", "150", "--time", "5", "--json", "r.json")
     assert result.exit_code == 0, result.stderr

@@ -11,6 +11,7 @@
 #include <cstring>
 #include <exception>
 #include <memory>
+#include <mutex>
 #include <new>
 #include <string>
 #include <vector>
@@ -297,14 +298,17 @@ EXPORTED deploykit::ort::Status* RegisterCustomOps(deploykit::ort::SessionOption
   }
   // One domain for the process: its operators are the same for every session, and sessions outlive their options.
   static ort::CustomOpDomain* domain = nullptr;
-  static ort::Status* status = [api]() -> ort::Status* {
-    if (ort::Status* failed = api->create_domain(domain_name, &domain)) return failed;
+  static std::mutex making;
+  const std::lock_guard<std::mutex> alone(making);
+  if (!domain) {
+    ort::CustomOpDomain* made_now = nullptr;
+    if (ort::Status* failed = api->create_domain(domain_name, &made_now)) return failed;
     for (const Operator& op : operators) {
-      if (ort::Status* failed = api->add_operator(domain, &op)) return failed;
+      if (ort::Status* failed = api->add_operator(made_now, &op)) return failed;
     }
-    return nullptr;
-  }();
-  return status ? status : api->add_domain(options, domain);
+    domain = made_now;
+  }
+  return api->add_domain(options, domain);
 }
 
 // The version of the operators that this library has: the domain's version in a model's opset imports.
