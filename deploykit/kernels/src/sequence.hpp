@@ -148,16 +148,15 @@ class Layer final : public Direction {
       std::memcpy(h, run.initial_h + from * spec_.hidden, bytes);
       sound = peak_bits<Isa>(h, spec_.hidden) < infinity_bits;
     }
+    float* c = work.c + row * units_;
     if (run.initial_c && spec_.kind == Kind::lstm) {
-      float* c = work.c + row * units_;
       std::memcpy(c, run.initial_c + from * spec_.hidden, bytes);
       sound = sound && peak_bits<Isa>(c, spec_.hidden) < infinity_bits;
-      if (!sound) std::fill_n(c, units_, std::numeric_limits<float>::quiet_NaN());
     }
-    // Rounding would turn a NaN into a number: the whole row carries it along instead.
-    if (!sound) std::fill_n(h, units_, std::numeric_limits<float>::quiet_NaN());
-    if (!sound && spec_.kind == Kind::lstm) {
-      std::fill_n(work.c + row * units_, units_, std::numeric_limits<float>::quiet_NaN());
+    if (!sound) {
+      // Rounding would turn a NaN into a number: the whole row carries it along instead.
+      std::fill_n(h, units_, std::numeric_limits<float>::quiet_NaN());
+      if (spec_.kind == Kind::lstm) std::fill_n(c, units_, std::numeric_limits<float>::quiet_NaN());
     }
     requantize(work, row, work.state[work.now]);
   }
@@ -193,7 +192,10 @@ class Layer final : public Direction {
     for (std::int64_t step = from; step < until; ++step) {
       for (std::int64_t row = 0; row < rows; ++row) {
         const std::int64_t at = (step - from) * rows + row;
-        if (length(run, order[row]) <= step) continue;  // what lies there is multiplied, and nobody reads the result
+        if (length(run, order[row]) <= step) {  // what lies there is multiplied, and nobody reads the result
+          work.input_scale[at] = 0.0F;
+          continue;
+        }
         const float* x = run.x + (time(run, order[row], step) * run.batch + order[row]) * input;
         const float peak = peak_of<Isa>(x, input, tiny);
         quantize<Isa>(x, input, levels / peak, work.input + at * work.input_stride);
