@@ -75,8 +75,8 @@ class Direction {
  public:
   virtual ~Direction() = default;
 
-  // The rows order[begin] to order[end - 1] of a run, at most rows_at_once(run.steps) of them. ``order`` sorts the rows by
-  // length, the longest first. ``pool`` shares out the columns of a product that is large enough.
+  // The rows order[begin] to order[end - 1] of a run, at most rows_at_once(run.steps) of them. ``order`` sorts the rows
+  // by length, the longest first. ``pool`` shares out the columns of a product that is large enough.
   virtual void run(const Run& run, const std::int64_t* order, std::int64_t begin, std::int64_t end,
                    Pool& pool) const = 0;
   virtual std::int64_t rows_at_once(std::int64_t steps) const = 0;

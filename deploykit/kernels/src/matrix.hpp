@@ -29,7 +29,7 @@ struct Matrix {
   const std::int8_t* block(std::int64_t unit) const { return weights.data() + unit * gates * quads * Isa::lanes * depth; }
 };
 
-// ``column(gate)`` is the first of the gate's ``hidden`` columns among the ``stride`` ones of the source.
+// From a source of ``rows`` by ``stride`` columns, the ``gates`` times ``hidden`` ones from column ``first`` on.
 template <class Isa>
 Matrix<Isa> pack(const std::int8_t* source, const float* scale, std::int64_t rows, std::int64_t hidden, int gates,
                  std::int64_t first, std::int64_t stride) {
@@ -134,8 +134,8 @@ INLINE void block(const Matrix<Isa>& matrix, const std::uint8_t* rows, std::int6
 }
 
 // Calls ``use(row, unit, sums)`` for every row and vector of units from ``first`` to ``last``, with the sums of the
-// unit's gates. ``use`` should hold copies: what it refers to would be read again after every number that it stores. Few rows run through wide blocks, so that a load of the activations serves many weights; more rows
-// share the weights.
+// unit's gates. Few rows run through wide blocks, so that a load of the activations serves many weights; more rows
+// share the weights. ``use`` should hold copies: what it refers to would be read again after every number it stores.
 template <int Gates, class Isa, class Use>
 void multiply(const Matrix<Isa>& matrix, const std::uint8_t* rows, std::int64_t stride, std::int64_t count,
               std::int64_t first, std::int64_t last, Use use) {
