@@ -65,11 +65,32 @@ class ModelRef:
 
 
 @dataclass(frozen=True)
+class Engine:
+    """What a TensorRT engine was built from, for and with: it runs where these fit, and nowhere else.
+
+    ``tensorrt`` is the version's full text, ``compute_capability`` the GPU's (``9.0``). Each of ``profiles`` holds, by
+    input name, the smallest shape, the one tuned for, and the largest. ``options`` are the builder's settings that
+    change the engine, by their names on the command line. ``layers`` counts what the builder made, by the type that
+    the inspector tells; ``fallbacks`` names each layer that came out in another than the one asked for.
+    """
+
+    tensorrt: str
+    gpu: str
+    compute_capability: str
+    profiles: tuple[Mapping[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]], ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    build_seconds: float = 0.0
+    layers: Mapping[str, int] = field(default_factory=dict)
+    fallbacks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Artifact:
     """A file that a backend can run. Its manifest holds every field but ``path``, which is wherever the file lies.
 
     ``source_sha256`` is that of the PyTorch module: its structure and its weights when it was exported. ``operators``
     is the version of each set of operators that a plain onnxruntime lacks, by domain: those of ``deploykit.kernels``.
+    ``engine`` is there for TensorRT engines alone, whose ``parent`` is the ONNX file they were built from.
     """
 
     path: Path
@@ -89,6 +110,7 @@ class Artifact:
     verification: Mapping[str, Any] | None = None
     coverage: Coverage | None = None
     operators: Mapping[str, int] = field(default_factory=dict)
+    engine: Engine | None = None
 
     @classmethod
     def of_model(cls, model: ModelRef, name: str) -> Artifact:
