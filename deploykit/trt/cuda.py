@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -115,14 +116,10 @@ def _starting() -> Iterator[None]:
         raise BackendUnavailableError(sentence(error)) from error
 
 
-# One for each GPU, and never given up: see above.
-_contexts: dict[int, Any] = {}
-
-
+@cache
 def _primary(driver: Any, index: int) -> Any:
-    if index not in _contexts:
-        _contexts[index] = driver.Device(index).retain_primary_context()
-    return _contexts[index]
+    """The GPU's primary context, retained once and never given up: see above."""
+    return driver.Device(index).retain_primary_context()
 
 
 class Device:
