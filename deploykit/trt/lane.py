@@ -92,11 +92,15 @@ class Lane:
         Raises:
             BackendFailedError: it refuses.
         """
-        if not self._context.execute_async_v3(self._device.stream):
+        for allocator in self._allocators.values():
+            allocator.error = None
+        done = self._context.execute_async_v3(self._device.stream)
+        # Why an allocator had no memory says more than what TensorRT makes of it.
+        for allocator in self._allocators.values():
+            if allocator.error is not None:
+                raise allocator.error
+        if not done:
             raise BackendFailedError(self._engine.failed("TensorRT failed"))
-        failed = [one.error for one in self._allocators.values() if one.error is not None]
-        if failed:
-            raise failed[0]
 
     def results(self, dtypes: Mapping[str, str]) -> dict[str, Array]:
         """Wait for the run, and return those outputs that ``dtypes`` names, as new arrays of these dtypes."""
