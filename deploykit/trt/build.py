@@ -23,10 +23,6 @@ from deploykit.versions import versions
 if TYPE_CHECKING:
     import onnx
 
-    from deploykit.trt.profiles import Shapes
-
-    Profiles = Sequence[Mapping[str, Shapes]]
-
 SUFFIX = ".engine"
 #: Packages whose versions the manifest tells.
 _TOOLS = ("deploykit", "tensorrt", "pycuda", "onnx")

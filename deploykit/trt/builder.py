@@ -87,12 +87,7 @@ class Builder:
                 self._engine,
                 build_seconds=round(seconds, 3),
                 layers=inspector.count(found),
-                fallbacks=inspector.fallbacks(
-                    found,
-                    NAMES[self._precision],
-                    tensors,
-                    between_qdq(self._model) if self._precision == "int8" else (),
-                ),
+                fallbacks=inspector.fallbacks(found, NAMES[self._precision], tensors, int8),
             ),
             bytes(memoryview(cache.serialize())) if cache is not None else b"",
         )
