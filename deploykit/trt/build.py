@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from deploykit import artifact as artifacts
 from deploykit.artifact import Artifact, Engine
-from deploykit.errors import ArtifactError, BuildError
+from deploykit.errors import ArtifactError, BuildError, GateError
 from deploykit.files import atomic_path
 from deploykit.trt import library, profiles
 from deploykit.trt.library import Version
@@ -45,6 +45,7 @@ def build(
     options: BuildOptions | None = None,
     timing_cache: Path | None = None,
     rebuild: bool = False,
+    allow_fallback: bool = False,
     progress: Callable[[str], None] = lambda step: None,
 ) -> Artifact:
     """Build the engine of an ONNX artifact, and write it with its manifest.
@@ -56,6 +57,7 @@ def build(
     Raises:
         BackendUnavailableError: there is no TensorRT, no pycuda or no GPU.
         BuildError: the file is none for TensorRT, or not in this precision; TensorRT's own words where it says so.
+        GateError: a layer came out in another precision, and ``allow_fallback`` is not set.
         UsageError: the shapes do not fit the model.
         OutputError: a file cannot be written.
     """
@@ -75,7 +77,7 @@ def build(
         precision=NAMES[precision],
         parent=source.sha256,
         verification=None,
-        coverage=None,
+        coverage=source.coverage if precision == "int8" else None,
         operators={},
         tools=versions(_TOOLS),
         engine=Engine(
@@ -92,6 +94,11 @@ def build(
     model = ready(source, precision, version, progress)
     with cuda.context():
         built = Builder(planned, model, precision, options, timing_cache, progress).run()
+    if built.engine.fallbacks and not allow_fallback:
+        raise GateError(
+            f"not written: TensorRT made layers in another precision than {precision}: "
+            f"{' '.join(built.engine.fallbacks)} Take it as it is with --allow-fallback."
+        )
     made = artifacts.write(replace(planned, engine=built.engine), built.plan)
     if timing_cache is not None and built.timings:
         with atomic_path(timing_cache, "--timing-cache") as temporary:
