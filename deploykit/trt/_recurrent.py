@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from deploykit.trt._site import Problem, Site
     from deploykit.trt.library import Version
 
-_STATES = {"RNN": 1, "GRU": 1, "LSTM": 2}
+STATES = {"RNN": 1, "GRU": 1, "LSTM": 2}
 _INT32 = 6
 
 
@@ -36,10 +36,11 @@ def problems(site: Site, node: onnx.NodeProto) -> Iterator[Problem]:
     reason = no_form(node.op_type, half, site.table.version)
     if reason:
         yield site.problem(node, f"{reason}: build it with {_way(node.op_type, half)}")
+        return
     if lengths:
-        text = f"is {half} and has lengths per row, which TensorRT masks in float32: write the layer out as a Scan"
+        text = f"is {half} and has lengths per row, which TensorRT masks in float32: give the float32 file"
         yield site.problem(node, text)
-    given = [*node.input[5:7], "", ""][: _STATES[node.op_type]]
+    given = [*node.input[5:7], "", ""][: STATES[node.op_type]]
     if not all(given) and not (node.op_type == "LSTM" and site.table.version >= HALF_LSTM):
         yield site.problem(
             node, f"is {half} and has no initial state, and TensorRT starts it in float32: give it zeros"

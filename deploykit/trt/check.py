@@ -16,10 +16,9 @@ from onnx.inliner import inline_local_functions
 from deploykit import graphs, kernels
 from deploykit.errors import first_line
 from deploykit.graphs import subgraphs
-from deploykit.quantize._constants import Constants
 from deploykit.quantize._graph import attributes, is_standard
 from deploykit.trt import _quantized, _recurrent
-from deploykit.trt._site import Precision, Problem, Site, precision_name
+from deploykit.trt._site import Problem, Site, precision_name
 from deploykit.trt.limits import BFLOAT16, HALVES, INT64, Limits, limits, told
 
 if TYPE_CHECKING:
@@ -46,8 +45,8 @@ _TYPED: dict[str, tuple[tuple[int, ...], bool]] = {
 def problems(model: onnx.ModelProto, version: Version, precision: str) -> list[Problem]:
     """Everything about a file that a version's parser does not take, or takes for something else, in graph order.
 
-    ``model`` is what TensorRT shall be given, that is what ``prepare.prepared`` returns, weights included; ``precision``
-    is fp32, fp16, bf16 or int8. What is refused would not build, or would build into something else.
+    ``model`` is what TensorRT shall be given, that is what ``prepare.prepared`` returns, weights included;
+    ``precision`` is fp32, fp16, bf16 or int8. What is refused would not build, or would build into something else.
     """
     if model.functions:
         model = inline_local_functions(model)
