@@ -12,7 +12,7 @@ from deploykit import files
 from deploykit.artifact import Artifact, manifest_path
 from deploykit.cli import _progress, _shared, _table
 from deploykit.config import Config
-from deploykit.errors import ArtifactError, GateError, UsageError
+from deploykit.errors import ArtifactError, BuildError, GateError, UsageError
 from deploykit.trt.library import UNKNOWN, parse_version
 from deploykit.trt.options import HARDWARE, PRECISIONS, BuildOptions, Precision
 from deploykit.units import size
@@ -202,21 +202,24 @@ def _check(
     given: tuple[Profile, ...] = profiles.derive(shapes, source.inputs, source.dims)
     with _progress.steps(f"checking {source.path}"):
         model = artifacts.load_onnx(source.path)
+        refused: list[str] = []
+        try:
+            model = prepared(model, precision, version)
+        except BuildError as error:
+            refused = str(error).splitlines()
         found = problems(model, version, precision)
-        refused = [one for one in found if one.severity == "refuse"]
-        if not refused:
-            prepared(model, precision, version)
+    rows = [(one.node, one.op_type, one.severity, one.sentence) for one in found]
+    rows += [("", "", "refuse", sentence) for sentence in refused if all(sentence != row[3] for row in rows)]
     if json_target is not None:
-        rows = [{"node": one.node, "kind": one.kind, "severity": one.severity, "reason": one.told} for one in found]
-        told = {"version": version, "precision": precision, "profiles": given, "problems": rows}
+        listed = [dict(zip(("node", "op_type", "severity", "reason"), row, strict=True)) for row in rows]
+        told = {"tensorrt": version, "precision": precision, "profiles": given, "problems": listed}
         _shared.emit_json(_shared.as_json({**told, "passed": not refused}), json_target)
     if json_target != "-":
-        rows_told = [(one.node, one.kind, one.severity, one.told) for one in found]
-        if rows_told:
-            _table.show(("node", "kind", "", "why"), rows_told)
+        if rows:
+            _table.show(("node", "kind", "", "why"), rows)
         for profile in given:
             click.echo(f"profile: {profiles.told(profile)}")
     if refused:
-        raise GateError(f"TensorRT would refuse {source.path.name} in {precision}: {refused[0].told}")
+        raise GateError(f"TensorRT would refuse {source.path.name} in {precision}: {refused[0]}")
     if json_target != "-":
         click.echo(f"nothing here is known to stop TensorRT from building {source.path.name} in {precision}.")

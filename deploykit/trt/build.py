@@ -91,7 +91,8 @@ def build(
     found = None if rebuild else current(planned)
     if found is not None:
         return found
-    model = ready(source, precision, version, progress)
+    progress("checking against what TensorRT's parser takes")
+    model = ready(source, precision, version)
     with cuda.context():
         built = Builder(planned, model, precision, options, timing_cache, progress).run()
     if built.engine.fallbacks and not allow_fallback:
@@ -124,23 +125,17 @@ def current(planned: Artifact) -> Artifact | None:
     return there if same and same_engine else None
 
 
-def ready(
-    source: Artifact, precision: Precision, version: Version, progress: Callable[[str], None] = lambda step: None
-) -> onnx.ModelProto:
+def ready(source: Artifact, precision: Precision, version: Version) -> onnx.ModelProto:
     """The graph that TensorRT gets: checked against what its parser takes, and cast to the precision.
 
     Raises:
         BuildError: TensorRT would refuse it, or run it in another precision; names the nodes.
     """
-    from deploykit.trt.check import problems
     from deploykit.trt.prepare import prepared
 
-    progress("checking against what TensorRT's parser takes")
-    model = artifacts.load_onnx(source.path)
-    found = problems(model, version, precision)
-    refused = [problem.told for problem in found if problem.severity == "refuse"]
-    if refused:
-        more = f" And {len(refused) - 1} more: {' '.join(refused[1:])}" if refused[1:] else ""
-        raise BuildError(f"TensorRT cannot build {source.path.name}: {refused[0]}{more}")
-    made: onnx.ModelProto = prepared(model, precision, version)
-    return made
+    try:
+        return prepared(artifacts.load_onnx(source.path), precision, version)
+    except BuildError as error:
+        first, *others = str(error).splitlines()
+        more = f" And {len(others)} more: {' '.join(others)}" if others else ""
+        raise BuildError(f"TensorRT cannot build {source.path.name}: {first}{more}") from error
