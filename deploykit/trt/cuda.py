@@ -70,6 +70,22 @@ def describe(index: int = 0) -> Gpu:
         return Gpu(device.name(), f"{major}.{minor}", f"{version // 1000}.{version % 1000 // 10}")
 
 
+@contextlib.contextmanager
+def context(index: int = 0) -> Iterator[None]:
+    """Make the GPU's primary context this thread's for a while: TensorRT works in whichever is current.
+
+    Raises:
+        BackendUnavailableError: there is no GPU, or its driver or pycuda does not work.
+    """
+    with _starting():
+        held = _primary(started(), index)
+        held.push()
+    try:
+        yield
+    finally:
+        held.pop()
+
+
 def started() -> Any:
     """The module ``pycuda.driver``, ready for use.
 
