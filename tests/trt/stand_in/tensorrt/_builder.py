@@ -130,7 +130,7 @@ def layers(network: INetworkDefinition, config: IBuilderConfig) -> list[_plan.La
                 layer._node.op_type,
                 [each.name for each in (*merged, layer)],
                 kind,
-                [(t.name, kind if t._kind in FLOATS else t._kind) for t in read if t.name not in constants],
+                [(t.name, kind if merged or t._kind in FLOATS else t._kind) for t in read if t.name not in constants],
                 # What a product of eight-bit numbers hands on are numbers of the type it was asked in.
                 [
                     (t.name, (t._kind if merged and kind == "INT8" else kind) if t._kind in FLOATS else t._kind)
