@@ -28,6 +28,9 @@ class Runner(ABC):
     notes: tuple[str, ...] = ()
     #: What its weights take, where that is known and no file's size.
     size_bytes: int | None = None
+    #: GPU time of the last inference in milliseconds, by events, without transfers; None where the runner does not
+    #: measure it.
+    device_ms: float | None = None
 
     @abstractmethod
     def infer(self, feeds: Feeds) -> dict[str, Array]:
