@@ -51,8 +51,16 @@ class QuantizationError(DeploykitError):
     """A graph that cannot be quantized as asked."""
 
 
+class BuildError(DeploykitError):
+    """An engine that cannot be built as asked."""
+
+
 class KernelsError(DeploykitError):
     """The library of fused int8 operators is not there, or does not fit this deploykit."""
+
+
+class BuildError(DeploykitError):
+    """An engine that cannot be built as asked."""
 
 
 class BackendUnavailableError(DeploykitError):

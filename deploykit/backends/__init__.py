@@ -75,6 +75,8 @@ class Backend(ABC):
     accepts: frozenset[str] = frozenset()
     #: The pip extra that brings what it needs; None when the core install does.
     extra: str | None = None
+    #: The command that makes what it runs, where that is not an export.
+    made_by: str | None = None
     #: One line for `deploykit backends`.
     summary: str = ""
     #: The precision that it computes in, where that is not the artifact's own: its rows are judged and shown by it.
