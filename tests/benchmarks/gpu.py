@@ -193,7 +193,8 @@ class InTorch:
         kind = torch.float16 if half else torch.float32
         self._host = [torch.from_numpy(value).to(kind).pin_memory() for value in inputs]
         self._inputs = [value.cuda() for value in self._host]
-        self._begin, self._end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        event: Any = torch.cuda.Event  # has no types
+        self._begin, self._end = (event(enable_timing=True) for _ in range(2))
         self._module = module.to("cuda", kind)
         self._call: Callable[[], Any] = lambda: self._module(*self._inputs)
         if way == "compiled":
@@ -231,7 +232,7 @@ class InTorch:
             for output in (outputs,) if isinstance(outputs, self._torch.Tensor) else outputs:
                 output.cpu().numpy()
         self._torch.cuda.synchronize()
-        return self._begin.elapsed_time(self._end)
+        return float(self._begin.elapsed_time(self._end))
 
 
 def reference(spec: ModelSpec, feeds: Feeds) -> dict[str, Array]:
@@ -260,7 +261,7 @@ def exported(kind: Kind, hidden: int, folder: Path) -> tuple[ModelRef, Artifact]
     ref = ModelRef(f"{folder}/layer.py:Layer", inputs=(f"x:float32[batch,time,{hidden}]",), streaming=kind.streaming)
     found = export(ref, folder / "layer.onnx")
     if kind.quantized:
-        found = quantize(found, folder / "layer.qdq.onnx", method="static", prefer="int8", bounds=None)
+        found = quantize(found, folder / "layer.qdq.onnx", method="static", bounds=None)
     return ref, found
 
 
@@ -298,7 +299,8 @@ def _comparisons(title: str, spec: ModelSpec, runners: Mapping[str, Runner], pre
             found = compare(expected, runner.infer(feeds), precision)
             snr = "no error" if found.snr_db is None else f"SNR {found.snr_db:.1f} dB"
             verdict = "within" if found.passed else "OUTSIDE"
-            yield f"{title}, {told} at {batch} x {steps}: largest error {found.max_abs:.1e}, {snr}, {verdict} tolerance."
+            error = f"largest error {found.max_abs:.1e}, {snr}"
+            yield f"{title}, {told} at {batch} x {steps}: {error}, {verdict} tolerance."
 
 
 def _peers(ref: ModelRef, inputs: list[Array], half: bool) -> dict[str, Run]:
@@ -323,9 +325,9 @@ def environment() -> Iterator[str]:
     from deploykit.trt.cuda import describe
 
     gpu = describe()
-    cuda: str | None = torch.version.cuda
+    cudnn: Any = torch.backends.cudnn  # has no types
     yield f"- GPU: {gpu.name}, compute capability {gpu.compute_capability}, driver for CUDA {gpu.driver}"
-    yield f"- PyTorch's CUDA {cuda}, cuDNN {torch.backends.cudnn.version()}, TF32 off"
+    yield f"- PyTorch's CUDA {torch.version.cuda}, cuDNN {cudnn.version()}, TF32 off"
     yield "- " + ", ".join(f"{name} {version}" for name, version in versions(PACKAGES).items())
 
 

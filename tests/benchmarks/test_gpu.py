@@ -11,6 +11,7 @@ import torch
 from click.testing import CliRunner
 
 from deploykit.runtime import session
+from deploykit.trt.options import Precision
 from tests.benchmarks import gpu
 from tests.benchmarks.gpu import EAGER, Times
 
@@ -41,11 +42,12 @@ def test_answers_are_judged_by_the_bench_s_tolerance() -> None:
     near = {"y": np.full((2, 3), 1.001, np.float32)}
     assert [gpu.compare(expected, near, one).passed for one in ("fp32", "fp16", "int8")] == [False, True, True]
     found = gpu.compare(expected, {"y": np.full((2, 3), 1.5, np.float32)}, "int8")
-    assert (found.max_abs, found.snr_db, found.passed) == (0.5, pytest.approx(6.02, abs=0.01), False)
+    assert (found.max_abs, found.passed) == (0.5, False)
+    assert found.snr_db == pytest.approx(6.02, abs=0.01)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_a_nan_or_another_shape_does_not_pass(precision: gpu.Precision) -> None:
+def test_a_nan_or_another_shape_does_not_pass(precision: Precision) -> None:
     expected = {"y": np.ones((2, 3), np.float32)}
     assert gpu.compare(expected, {"y": np.full((2, 3), np.nan, np.float32)}, precision).passed is False
     for wrong in ({}, {"y": np.ones((3, 2), np.float32)}):
