@@ -124,7 +124,7 @@ def _latency(drawn: _Drawn) -> Figure | None:
         "Percentiles that too few inferences bear out are left out."
     )
     if any(box.device is not None for box in boxes):
-        caption += " The ring is the median of what the GPU itself computed, by its events; the rest is transfers and the host."
+        caption += " The ring is the median of what the GPU itself computed, by its events, without transfers."
     if any(box.note for box in boxes):
         caption += " ~ marks rows whose windows disagree: read their milliseconds with care."
     title = "Latency of each row"

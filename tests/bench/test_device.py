@@ -210,7 +210,7 @@ def test_the_page_shows_it_and_its_share_of_the_latency() -> None:
     words = " ".join(Page(text).words)
     assert "GPU, ms" in words
     assert "1.5 30% of the median" in words
-    assert "The ring is the median of what the GPU itself computed" in words
+    assert "The ring is the median of what the GPU itself computed, by its events, without transfers." in words
     assert "trt fp32 at batch 1, 100 steps: median 5 ms, from 4 to 8 ms, the GPU's own median 1.5 ms" in words
     assert "GPU" not in " ".join(Page(html.render(report(QUANTIZED))).words)
 

@@ -19,6 +19,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +97,8 @@ NAMES: Mapping[Precision, str] = {"fp32": "float32", "fp16": "float16", "int8": 
 PACKAGES = ("deploykit", "torch", "tensorrt", "pycuda", "onnx", "numpy")
 WARM = 10
 EAGER = "PyTorch eager"
+ENGINES = {"TensorRT": "trt", "TensorRT, CUDA graph": "trt-graph"}
+PEERS = {EAGER: "eager", "PyTorch, CUDA graph": "graph", "torch.compile": "compiled"}
 
 #: One inference from start to end; returns what the GPU computed, in milliseconds, where that is known.
 Run = Callable[[], float | None]
@@ -261,34 +265,57 @@ def exported(kind: Kind, hidden: int, folder: Path) -> tuple[ModelRef, Artifact]
     ref = ModelRef(f"{folder}/layer.py:Layer", inputs=(f"x:float32[batch,time,{hidden}]",), streaming=kind.streaming)
     found = export(ref, folder / "layer.onnx")
     if kind.quantized:
-        found = quantize(found, folder / "layer.qdq.onnx", method="static", bounds=None)
+        np.savez(folder / "inputs.npz", **load(ref).feeds(2, batch=8, time=100))
+        qdq = folder / "layer.qdq.onnx"
+        found = quantize(found, qdq, method="static", calibration=folder / "inputs.npz", bounds=None)
     return ref, found
 
 
 def measure(name: str, hidden: int, batches: tuple[int, ...], times: tuple[int, ...], rounds: int) -> Iterator[str]:
-    """What came of one model: the comparisons as sentences, then the rows of its table."""
+    """What came of one model: the comparisons and failures as sentences, the timings as rows of the table."""
     kind, title = KINDS[name], f"{name} {hidden}"
-    with tempfile.TemporaryDirectory() as text, ExitStack() as stack:
-        folder = Path(text)
-        ref, source = exported(kind, hidden, folder)
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        ref, source = exported(kind, hidden, Path(folder))
         spec = load(ref)
         for precision in kind.precisions:
+            said = f"{title} {precision}"
             try:
-                engine = build(source, folder / f"{precision}.engine", precision=precision, shapes=(SHAPES,))
-                runners = {
-                    told: stack.enter_context(registry.backend(backend).open(engine, RunOptions()))
-                    for told, backend in (("TensorRT", "trt"), ("TensorRT, CUDA graph", "trt-graph"))
+                engine = build(source, Path(folder, f"{precision}.engine"), precision=precision, shapes=(SHAPES,))
+            except DeploykitError as error:
+                yield f"{said}: not built, {first_line(error)}"
+                continue
+            runners: dict[str, Runner] = {}
+            for told, backend in ENGINES.items():
+                try:
+                    runners[told] = stack.enter_context(registry.backend(backend).open(engine, RunOptions()))
+                except DeploykitError as error:
+                    yield f"{said}, {told}: does not run, {first_line(error)}"
+            yield from _comparisons(said, spec, runners, precision)
+            for batch, steps in product(batches, times):
+                feeds = spec.feeds(0, batch=batch, time=steps)
+                makers: dict[str, Callable[[], Run]] = {
+                    told: partial(in_tensorrt, runner, feeds) for told, runner in runners.items()
                 }
-                yield from _comparisons(f"{title} {precision}", spec, runners, precision)
-                for batch in batches:
-                    for steps in times:
-                        feeds = spec.feeds(0, batch=batch, time=steps)
-                        contestants = {told: in_tensorrt(runner, feeds) for told, runner in runners.items()}
-                        contestants |= _peers(ref, [feeds[one.name] for one in spec.inputs], precision != "fp32")
-                        found = interleave(contestants, rounds, 20)
-                        yield from lines(title, f"{batch} x {steps}", precision, found)
-            except (DeploykitError, RuntimeError, ValueError) as error:
-                yield f"{title} {precision}: failed, {first_line(error)}."
+                inputs = [feeds[tensor.name] for tensor in spec.inputs]
+                makers |= {told: partial(_in_torch, ref, inputs, precision, way) for told, way in PEERS.items()}
+                running, failures = started(makers)
+                yield from (f"{said} at {batch} x {steps}, {failure}" for failure in failures)
+                yield from lines(title, f"{batch} x {steps}", precision, interleave(running, rounds, 20))
+
+
+def started(makers: Mapping[str, Callable[[], Run]]) -> tuple[dict[str, Run], list[str]]:
+    """Those that can be made and run once, and a sentence for each that cannot, so that the others go on."""
+    found: dict[str, Run] = {}
+    failures = []
+    for name, make in makers.items():
+        try:
+            run = make()
+            run()
+        except (DeploykitError, RuntimeError) as error:
+            failures.append(f"{name}: failed, {first_line(error)}")
+        else:
+            found[name] = run
+    return found, failures
 
 
 def _comparisons(title: str, spec: ModelSpec, runners: Mapping[str, Runner], precision: Precision) -> Iterator[str]:
@@ -296,17 +323,20 @@ def _comparisons(title: str, spec: ModelSpec, runners: Mapping[str, Runner], pre
         feeds = spec.feeds(1, batch=batch, time=steps)
         expected = reference(spec, feeds)
         for told, runner in runners.items():
-            found = compare(expected, runner.infer(feeds), precision)
+            at = f"{title}, {told} at {batch} x {steps}"
+            try:
+                found = compare(expected, runner.infer(feeds), precision)
+            except (DeploykitError, ValueError) as error:
+                yield f"{at}: failed, {first_line(error)}"
+                continue
             snr = "no error" if found.snr_db is None else f"SNR {found.snr_db:.1f} dB"
             verdict = "within" if found.passed else "OUTSIDE"
-            error = f"largest error {found.max_abs:.1e}, {snr}"
-            yield f"{title}, {told} at {batch} x {steps}: {error}, {verdict} tolerance."
+            yield f"{at}: largest error {found.max_abs:.1e}, {snr}, {verdict} tolerance."
 
 
-def _peers(ref: ModelRef, inputs: list[Array], half: bool) -> dict[str, Run]:
-    ways = {EAGER: "eager", "PyTorch, CUDA graph": "graph", "torch.compile": "compiled"}
-    # Each its own module, as a module that moves its weights would pull them from under a recorded graph.
-    return {name: InTorch(load(ref).module.eval(), inputs, half, way) for name, way in ways.items()}
+def _in_torch(ref: ModelRef, inputs: list[Array], precision: Precision, way: str) -> Run:
+    # A module of its own, as one that moved its weights would pull them from under another's graph.
+    return InTorch(load(ref).module.eval(), inputs, precision != "fp32", way)
 
 
 def missing() -> str | None:

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from deploykit.runtime import session
 from deploykit.trt.options import Precision
+from deploykit.trt.profiles import derive, fits
 from tests.benchmarks import gpu
 from tests.benchmarks.gpu import EAGER, Times
 
@@ -75,6 +76,20 @@ def test_every_model_is_exported_and_answers_as_its_reference(name: str, tmp_pat
     names = [tensor.name for tensor in source.outputs]
     found = dict(zip(names, map(np.asarray, session(source.path).run(names, dict(feeds))), strict=True))
     assert gpu.compare(gpu.reference(spec, feeds), found, kind.precisions[0]).passed
+    (profile,) = derive((gpu.SHAPES,), source.inputs, source.dims)
+    for batch, steps in gpu.COMPARED:
+        assert fits(profile, {name: value.shape for name, value in spec.feeds(0, batch=batch, time=steps).items()})
+    outputs = spec.module(*(torch.from_numpy(feeds[tensor.name]) for tensor in spec.inputs))
+    assert isinstance(outputs, torch.Tensor | tuple), "what is copied back from a GPU one by one"
+
+
+def test_one_that_fails_leaves_the_others() -> None:
+    def fail() -> gpu.Run:
+        raise RuntimeError("no graph\nof this")
+
+    running, failures = gpu.started({"a": fail, "b": lambda: lambda: 1.0})
+    assert list(running) == ["b"]
+    assert failures == ["a: failed, no graph"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
