@@ -39,10 +39,9 @@ from deploykit.loading import load
 from deploykit.quantize import quantize
 from deploykit.trt.build import build
 from deploykit.versions import versions
+from tests.benchmarks.gpu_torch import InTorch
 
 if TYPE_CHECKING:
-    import torch
-
     from deploykit.trt.options import Precision
     from deploykit.types import Array, Feeds, ModelSpec
 
@@ -187,58 +186,6 @@ def _ratio(reference: list[float], own: list[float]) -> str:
     return f"{float(np.median(reference) / np.median(own)):.2f}" if reference and own else "–"
 
 
-class InTorch:
-    """The model on the GPU as PyTorch runs it, with buffers that stay: ``call`` is what happens between the events."""
-
-    def __init__(self, module: torch.nn.Module, inputs: list[Array], half: bool, way: str) -> None:
-        import torch
-
-        self._torch = torch
-        kind = torch.float16 if half else torch.float32
-        self._host = [torch.from_numpy(value).to(kind).pin_memory() for value in inputs]
-        self._inputs = [value.cuda() for value in self._host]
-        event: Any = torch.cuda.Event  # has no types
-        self._begin, self._end = (event(enable_timing=True) for _ in range(2))
-        self._module = module.to("cuda", kind)
-        self._call: Callable[[], Any] = lambda: self._module(*self._inputs)
-        if way == "compiled":
-            compiled = torch.compile(self._module)
-            self._call = lambda: compiled(*self._inputs)
-        if way == "graph":
-            self._call = self._recorded()
-
-    def _recorded(self) -> Callable[[], Any]:
-        torch = self._torch
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.inference_mode():
-            with torch.cuda.stream(stream):
-                for _ in range(3):  # what is allocated or chosen at the first runs must not be recorded
-                    self._module(*self._inputs)
-            torch.cuda.current_stream().wait_stream(stream)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                outputs = self._module(*self._inputs)
-
-        def replay() -> Any:
-            graph.replay()
-            return outputs
-
-        return replay
-
-    def __call__(self) -> float:
-        with self._torch.inference_mode():
-            for buffer, value in zip(self._inputs, self._host, strict=True):
-                buffer.copy_(value, non_blocking=True)
-            self._begin.record()
-            outputs = self._call()
-            self._end.record()
-            for output in (outputs,) if isinstance(outputs, self._torch.Tensor) else outputs:
-                output.cpu().numpy()
-        self._torch.cuda.synchronize()
-        return float(self._begin.elapsed_time(self._end))
-
-
 def reference(spec: ModelSpec, feeds: Feeds) -> dict[str, Array]:
     """PyTorch in float32 on the CPU."""
     import torch
@@ -265,7 +212,8 @@ def exported(kind: Kind, hidden: int, folder: Path) -> tuple[ModelRef, Artifact]
     ref = ModelRef(f"{folder}/layer.py:Layer", inputs=(f"x:float32[batch,time,{hidden}]",), streaming=kind.streaming)
     found = export(ref, folder / "layer.onnx")
     if kind.quantized:
-        np.savez(folder / "inputs.npz", **load(ref).feeds(2, batch=8, time=100))
+        inputs: dict[str, Any] = dict(load(ref).feeds(2, batch=8, time=100))
+        np.savez(folder / "inputs.npz", **inputs)
         qdq = folder / "layer.qdq.onnx"
         found = quantize(found, qdq, method="static", calibration=folder / "inputs.npz", bounds=None)
     return ref, found

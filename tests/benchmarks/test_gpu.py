@@ -15,6 +15,7 @@ from deploykit.trt.options import Precision
 from deploykit.trt.profiles import derive, fits
 from tests.benchmarks import gpu
 from tests.benchmarks.gpu import EAGER, Times
+from tests.benchmarks.gpu_torch import tensors
 
 
 def test_contestants_take_turns_and_both_times_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,8 +80,8 @@ def test_every_model_is_exported_and_answers_as_its_reference(name: str, tmp_pat
     (profile,) = derive((gpu.SHAPES,), source.inputs, source.dims)
     for batch, steps in gpu.COMPARED:
         assert fits(profile, {name: value.shape for name, value in spec.feeds(0, batch=batch, time=steps).items()})
-    outputs = spec.module(*(torch.from_numpy(feeds[tensor.name]) for tensor in spec.inputs))
-    assert isinstance(outputs, torch.Tensor | tuple), "what is copied back from a GPU one by one"
+    copied = list(tensors(spec.module(*(torch.from_numpy(feeds[tensor.name]) for tensor in spec.inputs))))
+    assert [tuple(tensor.shape) for tensor in copied] == [value.shape for value in found.values()]
 
 
 def test_one_that_fails_leaves_the_others() -> None:
