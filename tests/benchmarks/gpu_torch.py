@@ -25,10 +25,11 @@ class InTorch:
 
     def __init__(self, module: nn.Module, inputs: list[Array], half: bool, way: str) -> None:
         kind = torch.float16 if half else torch.float32
-        self._host = [torch.from_numpy(value).to(kind).pin_memory() for value in inputs]
-        self._inputs = [value.cuda() for value in self._host]
-        event: Any = torch.cuda.Event  # has no types
-        self._begin, self._end = (event(enable_timing=True) for _ in range(2))
+        self._given = inputs
+        self._pinned = [torch.from_numpy(value).to(kind).pin_memory() for value in inputs]
+        self._inputs = [value.cuda() for value in self._pinned]
+        cuda: Any = torch.cuda  # its classes have no types
+        self._begin, self._end = (cuda.Event(enable_timing=True) for _ in range(2))
         self._module = module.to("cuda", kind)
         self._call: Callable[[], Any] = lambda: self._module(*self._inputs)
         if way == "compiled":
@@ -38,7 +39,8 @@ class InTorch:
             self._call = self._recorded()
 
     def _recorded(self) -> Callable[[], Any]:
-        stream = torch.cuda.Stream()
+        cuda: Any = torch.cuda
+        stream = cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.inference_mode():
             with torch.cuda.stream(stream):
@@ -57,8 +59,9 @@ class InTorch:
 
     def __call__(self) -> float:
         with torch.inference_mode():
-            for buffer, value in zip(self._inputs, self._host, strict=True):
-                buffer.copy_(value, non_blocking=True)
+            for buffer, pinned, value in zip(self._inputs, self._pinned, self._given, strict=True):
+                pinned.copy_(torch.from_numpy(value))
+                buffer.copy_(pinned, non_blocking=True)
             self._begin.record()
             outputs = self._call()
             self._end.record()
