@@ -77,8 +77,9 @@ def context(index: int = 0) -> Iterator[None]:
     Raises:
         BackendUnavailableError: there is no GPU, or its driver or pycuda does not work.
     """
+    driver = started()
     with _starting():
-        held = _primary(started(), index)
+        held = _primary(driver, index)
         held.push()
     try:
         yield
