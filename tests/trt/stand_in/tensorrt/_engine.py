@@ -143,9 +143,6 @@ class ICudaEngine(Bound):
     def get_tensor_location(self, name: str) -> Any:
         return TensorLocation.DEVICE
 
-    def get_tensor_format(self, name: str, profile_index: int = 0) -> Any:
-        return ENUMS["TensorFormat"].LINEAR
-
     def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[Dims]:
         if not self._known(name) or not 0 <= profile_index < len(self._profiles):
             return []
