@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from collections import Counter
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -14,6 +13,7 @@ from typing import Any
 from deploykit.artifact import Artifact
 from deploykit.backends import RunOptions
 from deploykit.backends._files import loading
+from deploykit.backends._gpu import gpu_missing
 from deploykit.backends.ort import OrtRunner, fused
 from deploykit.errors import BackendFailedError
 from deploykit.runtime import CPU, RECORD_NODES, session
@@ -34,9 +34,7 @@ def missing(library: str, what: str) -> str | None:
     folders = () if spec is None else spec.submodule_search_locations or ()
     if not any(list(Path(folder, "capi").glob(f"*onnxruntime_providers_{library}.*")) for folder in folders):
         return f"onnxruntime is not installed with {what}: {_INSTALL} (it needs an NVIDIA GPU)."
-    if sys.platform == "linux" and not (Path("/dev/dxg").exists() or list(Path("/dev").glob("nvidia[0-9]*"))):
-        return f"no NVIDIA GPU is visible to this system, and onnxruntime's {what} needs one."
-    return None
+    return gpu_missing(f"onnxruntime's {what}")
 
 
 def open_on(
