@@ -126,7 +126,7 @@ def _step(stage: Stage, word: str, value: str, stages: Mapping[str, Stage], opti
         case "COPY":
             _copy(stage, stage.expanded(value), stages)
         case "RUN":
-            if _run(stage, ["/bin/sh", "-c", value], stage.arguments | options.environment, options).returncode:
+            if _run(stage, ["/bin/sh", "-c", value], {**stage.arguments, **options.environment}, options).returncode:
                 sys.exit(f"this RUN failed: {value}")
         case _:
             sys.exit(f"{word} is none of the instructions that are followed here")
