@@ -119,9 +119,9 @@ def _gpu(facts: Facts) -> Iterator[Finding]:
     if facts.gpus:
         told = ", ".join(f"{gpu.get('name')}, driver {gpu.get('driver')}" for gpu in facts.gpus)
         yield Finding("GPU", told)
-    elif facts.no_gpu is not None:
+    if facts.no_gpu is not None:  # beside what nvidia-smi tells, which CUDA_VISIBLE_DEVICES does not concern
         yield Finding("GPU", facts.no_gpu.rstrip("."))
-    else:
+    elif not facts.gpus:
         yield Finding(
             "GPU",
             "one may be visible, but nvidia-smi does not answer",

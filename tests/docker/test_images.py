@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,16 @@ def of(path: Path, word: str) -> list[str]:
     return [value for instruction, value in steps(path) if instruction == word]
 
 
+def found(name: str) -> str | None:
+    """A program on the path, or beside this Python."""
+    return shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
+
+
 def tool(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
+    path = found(name)
+    if path is None:
         pytest.skip(f"NOT TESTED for want of {name}")
-    return found
+    return path
 
 
 def test_there_is_an_image_for_the_cpu_and_one_for_tensorrt() -> None:
@@ -144,8 +150,9 @@ def test_compose_gives_tensorrt_a_gpu_and_both_the_same_build() -> None:
 
 
 def test_compose_accepts_its_file() -> None:
-    command = [tool("docker"), "compose"]
-    if subprocess.run([*command, "version"], capture_output=True, check=False).returncode:
+    docker = found("docker")
+    command = [docker, "compose"] if docker else []
+    if not command or subprocess.run([*command, "version"], capture_output=True, check=False).returncode:
         command = [tool("docker-compose")]
     done = subprocess.run(
         [*command, "-f", str(COMPOSE), "config", "--format", "json"], capture_output=True, text=True, check=False

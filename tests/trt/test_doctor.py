@@ -68,6 +68,7 @@ def test_a_driver_that_does_not_answer() -> None:
     assert "nvidia-smi does not answer" in said(replace(GOOD, gpus=()), "GPU")[0]
     hidden = replace(GOOD, gpus=(), no_gpu="CUDA_VISIBLE_DEVICES hides every GPU.")
     assert said(hidden, "GPU") == ["CUDA_VISIBLE_DEVICES hides every GPU"]
+    assert said(replace(hidden, gpus=(GPU,)), "GPU")[1] == "CUDA_VISIBLE_DEVICES hides every GPU"
     # The oldest of several GPUs' drivers counts, and what is no version is none.
     assert replace(GOOD, gpus=(GPU, {"name": "other", "driver": None})).driver == 580
     assert replace(GOOD, gpus=({"name": "other", "driver": None},)).driver is None
