@@ -19,6 +19,7 @@ class TrtBackend(Backend):
 
     accepts = frozenset({"trt-engine"})
     extra = "trt"
+    made_by = "deploykit build"
     summary = "TensorRT on an NVIDIA GPU"
     default = "always"
 

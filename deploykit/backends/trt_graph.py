@@ -14,6 +14,7 @@ class TrtGraphBackend(Backend):
 
     accepts = frozenset({"trt-engine"})
     extra = "trt"
+    made_by = "deploykit build"
     summary = "TensorRT on an NVIDIA GPU, replayed from a CUDA graph"
     default = "never"
 

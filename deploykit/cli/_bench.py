@@ -129,7 +129,7 @@ def targets(
         return reference(ref, [parent]), [parent, *_shared.derived(config, parent)]
     if len(files) < len(named):
         raise UsageError(f"name either a model or artifacts, not both: {', '.join(named)}.")
-    found = [_engines.at(name, ref, engines) for name in files]
+    found = [_engines.at(name, _shared.model_ref(config, None, _shared.NOTHING), engines) for name in files]
     model = found[0].model
     for artifact in found:
         if artifact.model is None or model is None:
