@@ -165,14 +165,12 @@ class Builder:
         if self._timing_cache is None:
             return None
         before = self._timing_cache.read_bytes() if self._timing_cache.is_file() else b""
-        cache = config.create_timing_cache(before)
-        if cache is not None and config.set_timing_cache(cache, False):
-            return cache
-        # Of another GPU or version, or damaged: it is no use here, and what is measured now takes its place.
-        cache = config.create_timing_cache(b"")
-        if not config.set_timing_cache(cache, False):
-            raise BuildError(f"TensorRT took no timing cache: {self._messages.told(_SILENT)}.")
-        return cache
+        # One of another GPU or version, or a damaged one, is no use here: what is measured now takes its place.
+        for content in dict.fromkeys((before, b"")):
+            cache = config.create_timing_cache(content)
+            if cache is not None and config.set_timing_cache(cache, False):
+                return cache
+        raise BuildError(f"TensorRT took no timing cache: {self._messages.told(_SILENT)}.")
 
     def _watch(self, config: trt.IBuilderConfig) -> object:
         if not has(self._version, "IBuilderConfig.progress_monitor"):
