@@ -309,7 +309,7 @@ def test_bfloat16_rounds_to_the_nearest_and_keeps_what_float16_cannot_hold() -> 
     import ml_dtypes
 
     values = np.array([1.0, 1 + 2**-8, 1 + 3 * 2**-8, -1e9, 1e-40, np.inf, -np.inf, np.nan], np.float32)
-    model = parse("g (float[8] x) => (float[8] y) { y = Add(x, w) }".replace("{", "<float[8] w = {0}> {", 1))
+    model = parse("g (float[8] x) => (float[8] y) <float[8] w = {0, 0, 0, 0, 0, 0, 0, 0}> { y = Add(x, w) }")
     model.graph.initializer[0].CopyFrom(numpy_helper.from_array(values, "w"))
     half = to_half(model, form=BFLOAT16)
     (weight,) = half.graph.initializer
@@ -327,10 +327,8 @@ def test_the_detour_around_onnxruntime_is_taken_for_onnxruntime_alone() -> None:
         "g (float[2, 3, 4] x) => (float[3, 2, 4] y) { z = Neg(x) t = Transpose <perm=[1, 0, 2]> (z) y = Neg(t) }"
     )
     plain = Form(TensorProto.FLOAT16, "float16", "±65504", ort=False)
-    casts = [
-        sum(node.op_type == "Cast" for node in to_half(model, **more).graph.node) for more in ({}, {"form": plain})
-    ]
-    assert casts == [4, 2]
+    halves = (to_half(model), to_half(model, form=plain))
+    assert [sum(node.op_type == "Cast" for node in half.graph.node) for half in halves] == [4, 2]
 
 
 def test_what_a_form_lacks_stays_float32() -> None:
