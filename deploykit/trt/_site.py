@@ -1,4 +1,4 @@
-"""Where a node of a graph stands: the types, ranks and constants that it sees, and how a problem with it is told."""
+"""Where a node of a graph stands: the types, dims and constants that it sees, and how a problem with it is told."""
 
 from __future__ import annotations
 
@@ -85,11 +85,6 @@ class Site:
         """A constant of one element as a whole number."""
         value = self.constants.value(name) if name else None
         return int(value.item()) if value is not None and value.size == 1 else None
-
-    @property
-    def ranks(self) -> Mapping[str, int]:
-        """How many dims a value has."""
-        return {name: len(dims) for name, dims in self.dims.items()}
 
     def is_static(self, name: str) -> bool:
         """Whether every dim of a value is known."""

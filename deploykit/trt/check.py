@@ -182,8 +182,8 @@ def _of_types(site: Site, node: onnx.NodeProto, types: frozenset[str]) -> Iterat
             else:
                 advice = f"it takes {', '.join(sorted(types))}: cast {value} before"
             yield site.problem(node, f"reads or makes {value} as {what} in {told(site.table.version)}: {advice}")
-        rank = site.ranks.get(value)
-        if rank is not None and rank > site.table.most_dims:
+        rank = len(site.dims.get(value, ()))
+        if rank > site.table.most_dims:
             text = f"has {value} with {rank} dims, and TensorRT ends at {site.table.most_dims}: reshape it"
             yield site.problem(node, text)
 
