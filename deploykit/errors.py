@@ -55,6 +55,10 @@ class KernelsError(DeploykitError):
     """The library of fused int8 operators is not there, or does not fit this deploykit."""
 
 
+class BuildError(DeploykitError):
+    """An engine that cannot be built as asked."""
+
+
 class BackendUnavailableError(DeploykitError):
     """A backend that cannot run on this machine; the message says what to install."""
 

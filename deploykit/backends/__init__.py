@@ -28,6 +28,9 @@ class Runner(ABC):
     notes: tuple[str, ...] = ()
     #: What its weights take, where that is known and no file's size.
     size_bytes: int | None = None
+    #: GPU time of the last inference in milliseconds, by events, without transfers; None where the runner does not
+    #: measure it.
+    device_ms: float | None = None
 
     @abstractmethod
     def infer(self, feeds: Feeds) -> dict[str, Array]:
@@ -72,6 +75,8 @@ class Backend(ABC):
     accepts: frozenset[str] = frozenset()
     #: The pip extra that brings what it needs; None when the core install does.
     extra: str | None = None
+    #: The command that makes what it runs, where that is not an export.
+    made_by: str | None = None
     #: One line for `deploykit backends`.
     summary: str = ""
     #: The precision that it computes in, where that is not the artifact's own: its rows are judged and shown by it.

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 from deploykit.artifact import Artifact
 from deploykit.backends import Backend, Runner, RunOptions
-from deploykit.errors import BackendUnavailableError, missing_extra
+from deploykit.backends._files import loading
+from deploykit.errors import BackendUnavailableError
+from deploykit.trt import cuda, library
 
-_NOT_YET = "this version of deploykit cannot build or run TensorRT engines yet: use the ort backend."
+
+def unavailable() -> str | None:
+    """Why engines cannot run here, in one sentence; None where they may. Looks, and starts nothing."""
+    return library.missing() or cuda.gpu_missing()
 
 
 class TrtBackend(Backend):
-    """Says what TensorRT would need here. Engines cannot be run yet, and nothing here claims otherwise."""
+    """Runs engines of ``deploykit build`` through pycuda; ``threads`` means nothing to a GPU."""
 
     accepts = frozenset({"trt-engine"})
     extra = "trt"
@@ -20,14 +23,16 @@ class TrtBackend(Backend):
     default = "always"
 
     def available(self) -> str | None:
-        # find_spec looks without importing: an import would start the GPU's driver.
-        for module, package in (("tensorrt", "TensorRT"), ("pycuda", "pycuda")):
-            if find_spec(module) is None:
-                return missing_extra(package, "trt").rstrip(".") + " (it needs an NVIDIA GPU)."
-        return _NOT_YET
+        return unavailable()
 
     def open(self, artifact: Artifact, options: RunOptions) -> Runner:
-        raise BackendUnavailableError(self.available() or _NOT_YET)
+        reason = self.available()
+        if reason is not None:
+            raise BackendUnavailableError(reason)
+        with loading(artifact.path, "TensorRT"):
+            from deploykit.trt.runner import TrtRunner
+
+            return TrtRunner(artifact)
 
 
 BACKEND = TrtBackend()

@@ -157,7 +157,7 @@ def key(row: Row) -> Key:
 
 
 def _short(precision: str | None) -> str:
-    return {"float32": "fp32", "float16": "fp16"}.get(precision or "", precision or "")
+    return {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}.get(precision or "", precision or "")
 
 
 def row_names(report: Report) -> tuple[str, ...]:

@@ -28,6 +28,15 @@ FLOAT16 = Tolerance(
     max_metric_drop=0.005,
     origin="deploykit's default for float16: ten epsilons of the format",
 )
+# bfloat16 has an epsilon of 7.8e-3; ten of them.
+BFLOAT16 = Tolerance(
+    atol=8e-2,
+    rtol=8e-2,
+    min_snr_db=None,
+    min_equal=0.95,
+    max_metric_drop=0.01,
+    origin="deploykit's default for bfloat16: ten epsilons of the format",
+)
 # An error of a tenth of the signal's amplitude (20 dB) is where int8 recurrent models are known to lose their task; a
 # metric of 99 % of float32's is the bar of MLPerf Inference. A single element may be further out: the metric judges.
 INT8 = Tolerance(
@@ -39,7 +48,7 @@ INT8 = Tolerance(
     origin="deploykit's default for int8: 20 dB, and 99 % of the reference's metric as in MLPerf Inference",
 )
 
-_BY_PRECISION = {"float32": FLOAT32, "fp32": FLOAT32, "float16": FLOAT16, "fp16": FLOAT16}
+_BY_PRECISION = {"float32": FLOAT32, "fp32": FLOAT32, "float16": FLOAT16, "fp16": FLOAT16, "bfloat16": BFLOAT16}
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import click
 
 from deploykit import loading, registry
 from deploykit.artifact import Artifact, ModelRef
-from deploykit.cli import _gates, _shared
+from deploykit.cli import _engines, _gates, _shared
 from deploykit.cli._command import command_line
 from deploykit.config import Config
 from deploykit.errors import ArtifactError, BackendUnavailableError, UnknownNameError, UsageError
@@ -112,7 +112,9 @@ def model(config: Config, named: Sequence[str], described: ModelRef) -> ModelRef
     return _shared.model_ref(config, named[0] if named else None, described)
 
 
-def targets(config: Config, named: Sequence[str], ref: ModelRef) -> tuple[Artifact, list[Artifact]]:
+def targets(
+    config: Config, named: Sequence[str], ref: ModelRef, engines: _engines.Asked = _engines.NOTHING
+) -> tuple[Artifact, list[Artifact]]:
     """The reference, and the artifacts: those named, else the model's newest export and what was made from it.
 
     Raises:
@@ -127,7 +129,7 @@ def targets(config: Config, named: Sequence[str], ref: ModelRef) -> tuple[Artifa
         return reference(ref, [parent]), [parent, *_shared.derived(config, parent)]
     if len(files) < len(named):
         raise UsageError(f"name either a model or artifacts, not both: {', '.join(named)}.")
-    found = [_shared.artifact_at(name) for name in files]
+    found = [_engines.at(name, ref, engines) for name in files]
     model = found[0].model
     for artifact in found:
         if artifact.model is None or model is None:
@@ -172,7 +174,8 @@ def plan(
         if backend.precision is not None:
             fitting = [replace(artifact, precision=backend.precision) for artifact in fitting]
         if reason is None and not fitting:
-            reason = f"no artifact here is of a format that it runs ({', '.join(sorted(backend.accepts))})."
+            make = "" if backend.made_by is None else f": make one with `{backend.made_by}`"
+            reason = f"no artifact here is of a format that it runs ({', '.join(sorted(backend.accepts))}){make}."
             if name in named:
                 raise UsageError(f"backend {name} has nothing to run: {reason}")
         subjects += [Subject(name, None, reason)] if reason else [Subject(name, artifact, None) for artifact in fitting]
@@ -188,6 +191,7 @@ def evaluate(
     json_target: str | None,
     html_target: Path | None,
     asked: _gates.Asked,
+    engines: _engines.Asked,
 ) -> None:
     """What bench and validate do, the one with latency and the other without."""
     from deploykit.bench.gates import judge
@@ -196,7 +200,8 @@ def evaluate(
     wanted = wanted_backends(backends)
     if not settings.latency and wanted == (REFERENCE,):
         raise UsageError(f"{REFERENCE} is the reference itself: name a backend to hold against it, like ort.")
-    reference, artifacts = targets(config, named, model)
+    reference, found = targets(config, named, model, engines)
+    artifacts = _engines.fitting(config, found, engines)
     names = named_backends(backends)
     subjects = plan(wanted, reference, artifacts, named=names)
     report = judge(run(subjects, reference, settings), gates)

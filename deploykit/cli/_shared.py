@@ -168,7 +168,8 @@ def export_now(config: Config, ref: ModelRef, output: Path | None, **options: An
 
 
 def derived(config: Config, parent: Artifact) -> list[Artifact]:
-    """What belongs to an export: the newest float16 export of the same model, and of each format made from ``parent``.
+    """What belongs to an export: the newest float16 export of the same model, of each format made from ``parent``, and
+    of the engines built from any of these.
 
     They are looked for where ``parent`` lies and in the build folder.
     """
@@ -182,10 +183,12 @@ def derived(config: Config, parent: Artifact) -> list[Artifact]:
 
     folders = {parent.path.parent.resolve(): parent.path.parent, config.build_dir.resolve(): config.build_dir}
     found: list[Artifact] = []
-    for fits in (half, *map(of, artifacts.FORMATS)):
+    for fits in (half, *map(of, (name for name in artifacts.FORMATS if name.startswith("onnx")))):
         made = [one for folder in folders.values() if (one := artifacts.newest(folder, fits)) is not None]
         found += [max(made, key=lambda one: one.created)] if made else []
-    return found
+    from deploykit.cli import _engines
+
+    return [*found, *_engines.of(config, [parent, *found])]
 
 
 def _is_export(made: Artifact, precision: str) -> bool:

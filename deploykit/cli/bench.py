@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from deploykit.artifact import ModelRef
-from deploykit.cli import _bench, _gates, _scenario, _shared
+from deploykit.cli import _bench, _engines, _gates, _scenario, _shared
 from deploykit.config import Config
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ install; in `all` and `default` it is a row that says so.""",
 @_bench.metric_option
 @_bench.drift_option
 @_gates.options(latency=True, scenarios=True)
+@_engines.options
 @_shared.json_option
 @_bench.html_option
 @click.pass_obj
@@ -52,6 +53,7 @@ def command(
     json_target: str | None,
     html_target: Path | None,
     asked: _gates.Asked,
+    engines: _engines.Asked,
 ) -> None:
     from deploykit.bench.engine import Settings
 
@@ -67,4 +69,4 @@ def command(
         drift=_bench.drift_steps(drift),
         drift_asked=bool(drift),
     )
-    _bench.evaluate(config, targets, ref, backends, settings, json_target, html_target, asked)
+    _bench.evaluate(config, targets, ref, backends, settings, json_target, html_target, asked, engines)

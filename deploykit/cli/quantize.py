@@ -99,7 +99,10 @@ none. The source is never changed. Ends with 3, and writes nothing, when a recur
 )
 @click.option("--allow-partial", is_flag=True, help="Accept recurrent layers that stay in float.")
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="The int8 file; default: NAME.int8.onnx beside the source."
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="The int8 file; default: NAME.int8.onnx beside the source, NAME.qdq.onnx for static.",
 )
 @_shared.json_option
 @click.pass_obj
@@ -135,7 +138,7 @@ def command(
         method = "static"
     registry.scheme(method)  # an unknown method is told before anything is exported
     source = _shared.exported(config, config.model) if artifact is None else _shared.artifact_at(artifact)
-    path = _target(source, output)
+    path = _target(source, output, method)
     _shared.require_apart(json_target, source.path, path, manifest_path(path), *filter(None, [calibration]))
     made = quantize_now(
         source,
@@ -174,16 +177,16 @@ def _with_totals(made: Artifact) -> dict[str, Any]:
     return manifest
 
 
-def _target(source: Artifact, output: Path | None) -> Path:
-    """The file that was asked for, else one beside the source."""
-    return output or source.path.with_suffix(".int8.onnx")
+def _target(source: Artifact, output: Path | None, method: str = DEFAULT_METHOD) -> Path:
+    """The file that was asked for, else one beside the source; what is for TensorRT leaves the other one alone."""
+    return output or source.path.with_suffix(".qdq.onnx" if method == "static" else ".int8.onnx")
 
 
 def quantize_now(source: Artifact, output: Path | None, **options: Any) -> Artifact:
     """Quantize ``source`` to ``output``, or beside the source, with the options of ``deploykit.quantize.quantize``."""
     from deploykit.quantize import quantize
 
-    path = _target(source, output)
+    path = _target(source, output, options.get("method", DEFAULT_METHOD))
     with _progress.steps(f"quantizing {source.path}") as step:
         return quantize(source, path, progress=step, **options)
 

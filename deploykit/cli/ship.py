@@ -8,7 +8,7 @@ import click
 
 from deploykit import loading
 from deploykit.artifact import ModelRef
-from deploykit.cli import _bench, _gates, _shared
+from deploykit.cli import _bench, _engines, _gates, _shared
 from deploykit.cli import export as export_command
 from deploykit.cli import quantize as quantize_command
 from deploykit.config import Config
@@ -17,8 +17,9 @@ from deploykit.quantize import Kernels
 
 
 @click.command(
-    short_help="The whole job: export, quantize to int8, validate, bench, report.",
-    help=f"""Export, quantize to int8, validate both against PyTorch, time all of them, and report.
+    short_help="The whole job: export, quantize to int8, build engines, validate, bench.",
+    help=f"""Export, quantize to int8, validate both against PyTorch, time all of them, and report. Where an
+NVIDIA GPU and TensorRT are here, engines in float32 and float16 are built and held to the same.
 
 {_shared.MODEL_HELP}""",
 )
@@ -84,8 +85,10 @@ def command(
     if talk:
         quantize_command.show(quantized, exported, kernels)
         click.echo()
+    engines = _engines.for_ship(exported, talk=talk)
     reference = _bench.reference(ref, [exported])
-    subjects = _bench.plan(_bench.wanted_backends((_bench.DEFAULT,)), reference, [exported, quantized])
+    artifacts = [exported, quantized, *engines]
+    subjects = _bench.plan(_bench.wanted_backends((_bench.DEFAULT,)), reference, artifacts)
     report = judge(_bench.run(subjects, reference, settings), gates)
     path = folder / "report.json"
     _shared.emit_json(to_json(report), str(path))

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from deploykit.artifact import ModelRef
-from deploykit.cli import _bench, _gates, _locate, _shared
+from deploykit.cli import _bench, _engines, _gates, _locate, _shared
 from deploykit.config import Config
 
 
@@ -32,6 +32,7 @@ with 1 when a backend did not run. [bench] in deploykit.toml holds here too, unl
 @_bench.metric_option
 @_bench.drift_option
 @_gates.options(latency=False)
+@_engines.options
 @_shared.json_option
 @_bench.html_option
 @click.pass_obj
@@ -49,6 +50,7 @@ def command(
     json_target: str | None,
     html_target: Path | None,
     asked: _gates.Asked,
+    engines: _engines.Asked,
 ) -> None:
     from deploykit.bench.engine import Settings
 
@@ -66,4 +68,4 @@ def command(
         drift=_bench.drift_steps(drift),
         drift_asked=bool(drift),
     )
-    _bench.evaluate(config, targets, ref, backends, settings, json_target, html_target, asked)
+    _bench.evaluate(config, targets, ref, backends, settings, json_target, html_target, asked, engines)

@@ -1,4 +1,4 @@
-"""Turns a float32 graph into a float16 one, recurrence and all.
+"""Turns a float32 graph into a float16 or bfloat16 one, recurrence and all.
 
 Written here because the converter of onnxruntime puts the Casts of a Scan's body outside of it, clamps weights that
 float16 cannot hold, and extends ``sys.path`` when it is imported.
@@ -6,7 +6,7 @@ float16 cannot hold, and extends ``sys.path`` when it is imported.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ from deploykit.graphs import subgraphs
 if TYPE_CHECKING:
     from deploykit.types import Array
 
-_FLOAT, _HALF = TensorProto.FLOAT, TensorProto.FLOAT16
+_FLOAT = TensorProto.FLOAT
 # Counting in float16 ends at 2048, and long sums lose their small terms: these stay float32, between Casts.
 _EXACT = {"CumSum", "Range"}
 # The attribute that says which dtype an operator makes, and whether it makes float32 where it does not say.
@@ -34,8 +34,26 @@ _MAKERS = {
 }
 
 
-def to_half(model: onnx.ModelProto, keep_io: bool = True) -> onnx.ModelProto:
-    """The model in float16; ``model`` itself stays as it is.
+@dataclass(frozen=True)
+class Form:
+    """A float of 16 bits: its number in ONNX, its name, and where its numbers end.
+
+    Where an operator takes float32 or float16, ``lacks`` says whether it does not take this one for all that; ``ort``
+    that onnxruntime shall run the result, which takes a detour around an error of its own.
+    """
+
+    kind: int
+    name: str
+    end: str
+    lacks: Callable[[onnx.NodeProto], bool] = lambda node: False
+    ort: bool = True
+
+
+FLOAT16 = Form(TensorProto.FLOAT16, "float16", "±65504")
+
+
+def to_half(model: onnx.ModelProto, keep_io: bool = True, form: Form = FLOAT16) -> onnx.ModelProto:
+    """The model in float16, or another ``form``; ``model`` itself stays as it is.
 
     Names and dims of inputs and outputs stay. With ``keep_io`` their dtypes do too: a Cast stands at each. What ONNX
     does not define for float16 runs in float32, between Casts as well.
@@ -49,7 +67,7 @@ def to_half(model: onnx.ModelProto, keep_io: bool = True) -> onnx.ModelProto:
         half = onnx.ModelProto()
         half.CopyFrom(model)
     opsets = {_domain(entry.domain): entry.version for entry in half.opset_import}
-    conversion = _Conversion(opsets, set(_names(half.graph)))
+    conversion = _Conversion(form, opsets, set(_names(half.graph)))
     conversion.note_readers(half.graph)
     conversion.whole(half.graph, inferred(half), keep_io)
     return half
@@ -79,6 +97,7 @@ class _Scope:
 
 @dataclass
 class _Conversion:
+    form: Form
     opsets: Mapping[str, int]
     taken: set[str]
     # Values that something reads as float16; a constant that only float32 readers have stays as it is.
@@ -104,7 +123,7 @@ class _Conversion:
                 scope.as_float[value.name] = value.name
                 if value.name in self.half_read:
                     scope.renamed[value.name] = self._fresh(f"{value.name}_half")
-                    before.append(self._cast(value.name, scope.renamed[value.name], _HALF))
+                    before.append(self._cast(value.name, scope.renamed[value.name], self.form.kind))
         for value in graph.output:
             if value.name in kept - inputs:
                 scope.renamed[value.name] = self._fresh(f"{value.name}_half")
@@ -120,7 +139,7 @@ class _Conversion:
             if tensor.data_type != _FLOAT or tensor.name in kept & given:
                 continue
             if tensor.name in self.half_read:
-                _halve(tensor, tensor.name)
+                _halve(tensor, tensor.name, self.form)
                 tensor.name = scope.renamed.get(tensor.name, tensor.name)
             else:
                 scope.as_float[tensor.name] = tensor.name
@@ -134,7 +153,7 @@ class _Conversion:
         # A value that is float32 only is a constant of this graph: its own readers know its type.
         for value in (*graph.input, *graph.output, *graph.value_info):
             if value.name not in kept and scope.as_float.get(value.name) != value.name:
-                _retype(value.type)
+                _retype(value.type, self.form)
         for value in graph.output:
             if value.name not in kept:
                 value.name = scope.renamed.get(value.name, value.name)
@@ -154,7 +173,7 @@ class _Conversion:
         made = [(index, name) for index, name in enumerate(node.output) if name in scope.floats]
         stays = [name for index, name in made if self._stays(node, index, of_output=True)]
         if len(made) > len(stays):
-            _make_halves(node)
+            _make_halves(node, self.form)
         for index, name in enumerate(node.input):
             if name in scope.floats and self._stays(node, index):
                 if name not in scope.as_float:
@@ -167,14 +186,14 @@ class _Conversion:
             node.output[index] = scope.renamed.get(name, name)
             if name in stays:
                 scope.as_float[name] = self._fresh(f"{name}_float")
-                after.append(self._cast(scope.as_float[name], node.output[index], _HALF))
+                after.append(self._cast(scope.as_float[name], node.output[index], self.form.kind))
                 node.output[index] = scope.as_float[name]
         return [*before, node, *after]
 
     def _stays(self, node: onnx.NodeProto, index: int, of_output: bool = False) -> bool:
         """Whether what a node reads or makes there, if it is float32, has to stay so."""
         domain = _domain(node.domain)
-        if not domain and (node.op_type in _EXACT or _crashes(node)):
+        if not domain and (node.op_type in _EXACT or (self.form.ort and _crashes(node)) or self.form.lacks(node)):
             return True
         try:
             schema = onnx.defs.get_schema(node.op_type, self.opsets.get(domain, 1), domain)
@@ -210,15 +229,15 @@ def _crashes(node: onnx.NodeProto) -> bool:
     return last >= 2 and perm in ([*range(1, last), 0, last], [*range(1, last + 1), 0])
 
 
-def _make_halves(node: onnx.NodeProto) -> None:
-    """Have an operator that chooses its dtype, and has chosen float32, make float16."""
+def _make_halves(node: onnx.NodeProto, form: Form) -> None:
+    """Have an operator that chooses its dtype, and has chosen float32, make the other."""
     attributes = {attribute.name: attribute for attribute in node.attribute}
     if node.op_type in _MAKERS:
         name, by_default = _MAKERS[node.op_type]
         if name in attributes and attributes[name].i == _FLOAT:
-            attributes[name].i = _HALF
+            attributes[name].i = form.kind
         elif name not in attributes and by_default:
-            node.attribute.append(helper.make_attribute(name, _HALF))
+            node.attribute.append(helper.make_attribute(name, form.kind))
     elif node.op_type in ("Constant", "ConstantOfShape"):
         if not attributes and node.op_type == "ConstantOfShape":
             node.attribute.append(helper.make_attribute("value", numpy_helper.from_array(np.zeros(1, np.float32))))
@@ -226,24 +245,39 @@ def _make_halves(node: onnx.NodeProto) -> None:
             if name in attributes:
                 value = np.asarray(helper.get_attribute_value(attributes[name]), np.float32)
                 node.attribute[0].CopyFrom(helper.make_attribute("value", numpy_helper.from_array(value)))
-        _halve(node.attribute[0].t, node.name or node.output[0])
+        _halve(node.attribute[0].t, node.name or node.output[0], form)
 
 
-def _halve(tensor: onnx.TensorProto, name: str) -> None:
-    """Rewrite a tensor in float16, in place."""
+def _halve(tensor: onnx.TensorProto, name: str, form: Form) -> None:
+    """Rewrite a tensor in 16 bits, in place."""
     if tensor.data_location == TensorProto.EXTERNAL:
         raise ExportError(f"the values of {name} lie in a file of their own: load the model together with them.")
     values: Array = numpy_helper.to_array(tensor)
-    with np.errstate(over="ignore", under="ignore"):
-        halves = values.astype(np.float16)
-    lost = np.isinf(halves) & np.isfinite(values)
+    content, infinite = _float16(values) if form.kind == TensorProto.FLOAT16 else _bfloat16(values)
+    lost = infinite & np.isfinite(values)
     if lost.any():
         raise ExportError(
-            f"{name} holds {values[lost].flat[0]:.6g}, and float16 ends at ±65504: export the model as fp32."
+            f"{name} holds {values[lost].flat[0]:.6g}, and {form.name} ends at {form.end}: export the model as fp32."
         )
     tensor.ClearField("float_data")
-    tensor.data_type = _HALF
-    tensor.raw_data = numpy_helper.from_array(halves).raw_data
+    tensor.data_type = form.kind
+    tensor.raw_data = content
+
+
+def _float16(values: Array) -> tuple[bytes, Array]:
+    """The bytes of an array in float16, and where they are infinite."""
+    with np.errstate(over="ignore", under="ignore"):
+        halves = values.astype("<f2")
+    return halves.tobytes(), np.isinf(halves)
+
+
+def _bfloat16(values: Array) -> tuple[bytes, Array]:
+    """The bytes of an array in bfloat16, rounded to the nearest, ties to even; and where they are infinite."""
+    bits = values.astype("<f4").view("<u4")
+    rounded = (bits + (0x7FFF + ((bits >> 16) & 1)).astype(np.uint32)) >> 16
+    # A NaN whose low bits alone say so would round to infinity.
+    rounded = np.where(np.isnan(values), (bits >> 16) | 0x40, rounded).astype("<u2")
+    return rounded.tobytes(), (rounded & 0x7FFF) == 0x7F80
 
 
 def _domain(domain: str) -> str:
@@ -259,13 +293,13 @@ def _is_float(kind: onnx.TypeProto) -> bool:
     return bool(kind.tensor_type.elem_type == _FLOAT)
 
 
-def _retype(kind: onnx.TypeProto) -> None:
+def _retype(kind: onnx.TypeProto, form: Form) -> None:
     if kind.HasField("sequence_type"):
-        _retype(kind.sequence_type.elem_type)
+        _retype(kind.sequence_type.elem_type, form)
     elif kind.HasField("optional_type"):
-        _retype(kind.optional_type.elem_type)
+        _retype(kind.optional_type.elem_type, form)
     elif kind.tensor_type.elem_type == _FLOAT:
-        kind.tensor_type.elem_type = _HALF
+        kind.tensor_type.elem_type = form.kind
 
 
 def _types(graph: onnx.GraphProto) -> Iterator[tuple[str, bool]]:

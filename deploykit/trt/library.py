@@ -10,12 +10,12 @@ import re
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from deploykit.errors import BackendUnavailableError, missing_extra
+from deploykit.errors import BackendUnavailableError, first_line, missing_extra
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-    Version = tuple[int, ...]
+Version = tuple[int, ...]
 
 #: The oldest version that this code knows, and the first one that nobody has looked at.
 OLDEST, UNKNOWN = (8, 6), (12,)
@@ -56,8 +56,8 @@ def missing() -> str | None:
     return None
 
 
-def load() -> ModuleType:
-    """The module ``tensorrt``.
+def require() -> None:
+    """Import TensorRT, so that ``import tensorrt`` works from here on.
 
     Raises:
         BackendUnavailableError: it is not installed, cannot be loaded, or is of a version that this code does not know.
@@ -68,16 +68,34 @@ def load() -> ModuleType:
         import tensorrt
     except Exception as error:  # a missing libnvinfer is an ImportError, a stale one anything
         raise BackendUnavailableError(
-            f"TensorRT is installed, but cannot be loaded: {error}; run deploykit doctor."
+            f"TensorRT is installed, but cannot be loaded: {first_line(error)}; run deploykit doctor."
         ) from error
-    found = parse_version(str(tensorrt.__version__))
-    if not OLDEST <= found < UNKNOWN:
+    if not OLDEST <= parse_version(str(tensorrt.__version__)) < UNKNOWN:
         raise BackendUnavailableError(
             f"TensorRT {tensorrt.__version__} is none that deploykit knows: install one from "
             f"{'.'.join(map(str, OLDEST))} to before {'.'.join(map(str, UNKNOWN))}."
         )
+
+
+def load() -> ModuleType:
+    """The module ``tensorrt``."""
+    require()
+    import tensorrt
+
     module: ModuleType = tensorrt
     return module
+
+
+def installed_text() -> str:
+    """The version of the TensorRT that ``require`` has imported, as it says itself."""
+    import tensorrt
+
+    return str(tensorrt.__version__)
+
+
+def installed() -> Version:
+    """The version of the TensorRT that ``require`` has imported, as numbers."""
+    return parse_version(installed_text())
 
 
 def parse_version(text: str) -> Version:

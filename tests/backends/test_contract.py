@@ -13,13 +13,20 @@ from deploykit import registry
 from deploykit.artifact import FORMATS, Artifact
 from deploykit.backends import Backend, Runner, RunOptions
 from deploykit.errors import BackendFailedError, BackendUnavailableError
-from tests.backends.models import OUTPUTS, onnx_artifact, torch_artifact
+from tests.backends.models import INPUTS, OUTPUTS, onnx_artifact, torch_artifact
+from tests.trt import recording
+from tests.trt.conftest import stand_in  # noqa: F401 - a fixture
+from tests.trt.engines import build
 
 if TYPE_CHECKING:
     from deploykit.types import Array
 
 NAMES = registry.backend_names()
 RUNNING = [name for name in NAMES if registry.backend(name).available() is None]
+#: What runs on a stand-in of its library where the true one is missing.
+PLAYED = sorted({"trt", "trt-graph"} - set(RUNNING))
+#: An engine's profile: it holds every shape of this file.
+SHAPES = {"x": ((1, 1, 4), (2, 5, 4), (4, 128, 4))}
 
 
 def artifact_for(backend: Backend, folder: Path) -> Artifact:
@@ -27,11 +34,15 @@ def artifact_for(backend: Backend, folder: Path) -> Artifact:
         return torch_artifact("gated" if backend.precision == "int8" else "recurrent")
     if "onnx" in backend.accepts:
         return onnx_artifact(folder)
+    if "trt-engine" in backend.accepts:
+        return build(folder, onnx_artifact(folder).path, [SHAPES], INPUTS, OUTPUTS)
     pytest.fail(f"the contract has no artifact for {sorted(backend.accepts)}: add one here.")
 
 
-@pytest.fixture(params=RUNNING)
+@pytest.fixture(params=[*RUNNING, *(pytest.param(name, id=f"{name}, played") for name in PLAYED)])
 def runner(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Runner]:
+    if request.param in PLAYED:
+        recording.install(request.getfixturevalue("monkeypatch"), request.getfixturevalue("stand_in"))
     backend = registry.backend(request.param)
     with backend.open(artifact_for(backend, tmp_path), RunOptions()) as opened:
         yield opened

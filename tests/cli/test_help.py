@@ -12,7 +12,19 @@ from click.testing import Result
 
 from deploykit.cli import cli
 
-COMMANDS = ("ship", "export", "quantize", "bench", "validate", "compare", "report", "models", "backends", "doctor")
+COMMANDS = (
+    "ship",
+    "export",
+    "quantize",
+    "build",
+    "bench",
+    "validate",
+    "compare",
+    "report",
+    "models",
+    "backends",
+    "doctor",
+)
 HEAVY = ("torch", "onnx", "onnxruntime", "onnxscript", "numpy", "safetensors", "rich", "jinja2")
 
 

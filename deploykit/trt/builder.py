@@ -1,0 +1,263 @@
+"""One run of TensorRT's builder: network, parser, settings, profiles, plan, and what came of it."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deploykit.artifact import Artifact, Engine
+from deploykit.errors import BuildError
+from deploykit.graphs import subgraphs
+from deploykit.trt import inspector, library, profiles
+from deploykit.trt.library import has
+from deploykit.trt.options import NAMES, BuildOptions, Precision
+
+if TYPE_CHECKING:
+    import onnx
+    import tensorrt as trt
+
+_FLOATS = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
+_SILENT = "it gave no reason"
+
+
+@dataclass(frozen=True)
+class Built:
+    plan: bytes
+    engine: Engine
+    timings: bytes
+
+
+class Builder:
+    """One run of the builder. It needs a CUDA context of this thread's."""
+
+    def __init__(
+        self,
+        planned: Artifact,
+        model: onnx.ModelProto,
+        precision: Precision,
+        options: BuildOptions,
+        timing_cache: Path | None,
+        progress: Callable[[str], None],
+    ) -> None:
+        import tensorrt as trt
+
+        from deploykit.trt.log import Messages, logger
+
+        assert planned.engine is not None
+        self._planned, self._engine, self._model = planned, planned.engine, model
+        self._precision, self._options, self._timing_cache, self._say = precision, options, timing_cache, progress
+        self._version = library.installed()
+        self._messages: Messages = Messages()
+        self._logger = logger(self._messages)
+        self._builder = trt.Builder(self._logger)
+        self._stopped: list[BaseException] = []
+
+    def run(self) -> Built:
+        self._say("reading the graph")
+        network = self._network()
+        self._parse(network)
+        config = self._builder.create_builder_config()
+        # Both have to live until the engine is built: TensorRT keeps plain pointers to them.
+        cache, watching = self._configure(config), self._watch(config)
+        self._set_profiles(network, config)
+        tensors = self._constrain(network, config)
+        begin = time.perf_counter()
+        self._say("building; this takes minutes")
+        serialized = self._builder.build_serialized_network(network, config)
+        seconds = time.perf_counter() - begin
+        if self._stopped:
+            raise self._stopped[0]
+        if serialized is None:
+            raise BuildError(
+                f"TensorRT could not build {self._planned.path.name}: "
+                f"{self._messages.told(_SILENT)}; with too little memory, free some of the GPU's, or lower "
+                "the largest shape in --shapes."
+            )
+        plan = bytes(memoryview(serialized))
+        del watching
+        found = self._inspect(plan)
+        int8 = between_qdq(self._model) if self._precision == "int8" else ()
+        return Built(
+            plan,
+            replace(
+                self._engine,
+                build_seconds=round(seconds, 3),
+                layers=inspector.count(found),
+                fallbacks=inspector.fallbacks(found, NAMES[self._precision], tensors, int8),
+            ),
+            bytes(memoryview(cache.serialize())) if cache is not None else b"",
+        )
+
+    def _network(self) -> trt.INetworkDefinition:
+        import tensorrt as trt
+
+        flags = 0
+        for name in ("NetworkDefinitionCreationFlag.EXPLICIT_BATCH", "NetworkDefinitionCreationFlag.STRONGLY_TYPED"):
+            if has(self._version, name):
+                flags |= 1 << int(library.member(trt, name))
+        network = self._builder.create_network(flags)
+        if network is None:
+            raise BuildError(f"TensorRT made no network: {self._messages.told(_SILENT)}.")
+        return network
+
+    def _parse(self, network: trt.INetworkDefinition) -> None:
+        import onnx
+        import tensorrt as trt
+
+        parser = trt.OnnxParser(network, self._logger)
+        # Engines for other versions or GPUs need it; it is the default from 10 on.
+        parser.set_flag(trt.OnnxParserFlag.NATIVE_INSTANCENORM)
+        # By way of a file: no message of protobuf holds the weights of more than 2 GiB.
+        with tempfile.TemporaryDirectory(prefix="deploykit-") as folder:
+            file = Path(folder, "model.onnx")
+            onnx.save_model(
+                self._model, file, save_as_external_data=self._model.ByteSize() > 2**31 - 2**20, location="model.data"
+            )
+            parsed = parser.parse_from_file(str(file))
+        told = [self._parser_error(parser.get_error(index)) for index in range(parser.num_errors)]
+        if told or not parsed:
+            why = "; ".join(told) or self._messages.told("it gave no reason")
+            raise BuildError(f"TensorRT {self._engine.tensorrt} cannot read {self._planned.path.stem}.onnx: {why}.")
+
+    def _parser_error(self, error: trt.ParserError) -> str:
+        """The node that the parser stopped at, and why."""
+        index = int(error.node())
+        nodes = self._model.graph.node
+        name = kind = ""
+        if has(self._version, "ParserError.node_name"):
+            old: Any = error
+            name, kind = str(old.node_name()), str(old.node_operator())
+        elif 0 <= index < len(nodes):
+            name, kind = nodes[index].name, nodes[index].op_type
+        where = f"{name or f'node {index}'}{f' ({kind})' if kind else ''}: " if name or index >= 0 else ""
+        return where + " ".join(error.desc().split()).rstrip(". ")
+
+    def _configure(self, config: trt.IBuilderConfig) -> trt.ITimingCache | None:
+        """The settings; returns the timing cache in use."""
+        import tensorrt as trt
+
+        options = self._options
+        # TensorRT's default lets float32 products round to 10 bits: float32 shall mean float32.
+        (config.set_flag if options.tf32 else config.clear_flag)(trt.BuilderFlag.TF32)
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+        if options.optimization_level is not None:
+            config.builder_optimization_level = options.optimization_level
+        if options.workspace_mib is not None:
+            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib * 2**20)
+        if options.version_compatible:
+            config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+        if options.hardware_compatible == "ampere+":
+            config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+        elif options.hardware_compatible == "same-capability":
+            level = library.member(trt, "HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY")
+            config.hardware_compatibility_level = level
+        if options.refit:
+            config.set_flag(trt.BuilderFlag.REFIT)
+        if options.strip:
+            config.set_flag(library.member(trt, "BuilderFlag.STRIP_PLAN"))
+        return self._take_timings(config)
+
+    def _take_timings(self, config: trt.IBuilderConfig) -> trt.ITimingCache | None:
+        if self._timing_cache is None:
+            return None
+        before = self._timing_cache.read_bytes() if self._timing_cache.is_file() else b""
+        cache = config.create_timing_cache(before)
+        if cache is not None and config.set_timing_cache(cache, False):
+            return cache
+        # Of another GPU or version, or damaged: it is no use here, and what is measured now takes its place.
+        cache = config.create_timing_cache(b"")
+        if not config.set_timing_cache(cache, False):
+            raise BuildError(f"TensorRT took no timing cache: {self._messages.told(_SILENT)}.")
+        return cache
+
+    def _watch(self, config: trt.IBuilderConfig) -> object:
+        if not has(self._version, "IBuilderConfig.progress_monitor"):
+            return None
+        from deploykit.trt.progress import monitor
+
+        watching = monitor(self._say, self._stopped)
+        newer: Any = config
+        newer.progress_monitor = watching
+        return watching
+
+    def _set_profiles(self, network: trt.INetworkDefinition, config: trt.IBuilderConfig) -> None:
+        import tensorrt as trt
+
+        inputs = [network.get_input(index) for index in range(network.num_inputs)]
+        sizes = [one.name for one in inputs if one.is_shape_tensor]
+        if sizes:
+            raise BuildError(
+                f"the input {sizes[0]!r} of {self._planned.path.stem} holds sizes that the graph's shapes depend on, "
+                "which deploykit gives no profile: make it the shape of another input."
+            )
+        for profile in self._engine.profiles:
+            made = self._builder.create_optimization_profile()
+            for one in inputs:
+                smallest, tuned, largest = (trt.Dims(list(shape)) for shape in profile[one.name])
+                try:
+                    made.set_shape(one.name, smallest, tuned, largest)
+                except ValueError as error:
+                    raise BuildError(f"TensorRT refuses the shapes of {one.name}: {error}.") from error
+            if config.add_optimization_profile(made) < 0:
+                why = self._messages.told(_SILENT)
+                raise BuildError(f"TensorRT refuses the profile {profiles.told(profile)}: {why}.")
+
+    def _constrain(self, network: trt.INetworkDefinition, config: trt.IBuilderConfig) -> dict[str, str]:
+        """Hold every layer to its type in the graph; returns the float types by tensor."""
+        import tensorrt as trt
+
+        weak = not has(self._version, "NetworkDefinitionCreationFlag.STRONGLY_TYPED")
+        if weak and self._precision != "fp32":
+            # Without the flag TensorRT would compute in float32, and say nothing.
+            config.set_flag(
+                library.member(trt, "BuilderFlag.INT8" if self._precision == "int8" else "BuilderFlag.FP16")
+            )
+            config.set_flag(library.member(trt, "BuilderFlag.OBEY_PRECISION_CONSTRAINTS"))
+        types: dict[str, str] = {}
+        for index in range(network.num_layers):
+            layer: Any = network.get_layer(index)
+            for number in range(layer.num_outputs):
+                tensor = layer.get_output(number)
+                if tensor is None or tensor.dtype.name not in _FLOATS:
+                    continue
+                types[tensor.name] = _FLOATS[tensor.dtype.name]
+                if weak and self._precision == "fp16":
+                    layer.precision = tensor.dtype
+                    layer.set_output_type(number, tensor.dtype)
+        return types
+
+    def _inspect(self, plan: bytes) -> list[inspector.Layer]:
+        import tensorrt as trt
+
+        runtime = trt.Runtime(self._logger)
+        if self._options.version_compatible:
+            runtime.engine_host_code_allowed = True
+        engine = runtime.deserialize_cuda_engine(plan)
+        if engine is None:
+            raise BuildError(f"TensorRT cannot load the plan it has just built: {self._messages.told(_SILENT)}.")
+        inspected = engine.create_engine_inspector()
+        # Up to 8.6 layers of dynamic shapes have no types before somebody says which shapes.
+        context = engine.create_execution_context()
+        if context is not None:
+            for name, shapes in self._engine.profiles[0].items():
+                context.set_input_shape(name, trt.Dims(list(shapes[1])))
+            inspected.execution_context = context
+        return inspector.layers(inspected.get_engine_information(trt.LayerInformationFormat.JSON))
+
+
+def between_qdq(model: onnx.ModelProto) -> list[str]:
+    """The products whose operands both come from DequantizeLinear, in the graph and in those inside it."""
+    return [node.name for node in _between(model.graph)]
+
+
+def _between(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    scaled = {output for node in graph.node if node.op_type == "DequantizeLinear" for output in node.output}
+    for node in graph.node:
+        if node.op_type in ("MatMul", "Gemm", "Conv") and node.name and scaled.issuperset(node.input[:2]):
+            yield node
+        for inner in subgraphs(node):
+            yield from _between(inner)
