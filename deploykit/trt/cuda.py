@@ -7,6 +7,7 @@ calling thread.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -77,8 +78,9 @@ def context(index: int = 0) -> Iterator[None]:
     Raises:
         BackendUnavailableError: there is no GPU, or its driver or pycuda does not work.
     """
+    driver = started()
     with _starting():
-        held = _primary(started(), index)
+        held = _primary(driver, index)
         held.push()
     try:
         yield
@@ -134,8 +136,11 @@ def _starting() -> Iterator[None]:
 
 @cache
 def _primary(driver: Any, index: int) -> Any:
-    """The GPU's primary context, retained once and never given up: see above."""
-    return driver.Device(index).retain_primary_context()
+    """The GPU's primary context, retained once and kept until the process ends: see above."""
+    context = driver.Device(index).retain_primary_context()
+    # Left to its destructor, pycuda would give it up as if it were no primary one, and complain.
+    atexit.register(context.detach)
+    return context
 
 
 class Device:

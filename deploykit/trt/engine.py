@@ -18,6 +18,8 @@ from deploykit.types import TensorSpec
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import tensorrt as trt
+
     Shape = tuple[int, ...]
     Range = tuple[Shape, Shape, Shape]
 
@@ -66,8 +68,10 @@ class Engine:
             BackendUnavailableError: TensorRT cannot be used here.
             BackendFailedError: TensorRT refuses the plan, or it has inputs or outputs that we cannot fill.
         """
-        self.trt = library.load()
-        self.version = str(self.trt.__version__)
+        library.require()
+        import tensorrt as trt
+
+        self.version = str(trt.__version__)
         self.gpu = cuda.describe()
         plan.require_fits(artifact, self.version, self.gpu.name, self.gpu.compute_capability)
         options = artifact.engine.options if artifact.engine is not None else {}
@@ -75,13 +79,15 @@ class Engine:
         self.name = artifact.path.name
         with self.saying(f"TensorRT cannot load {self.name}"):
             self._logger = logger(self.messages)
-            self._runtime: Any = self.trt.Runtime(self._logger)
+            self._runtime: trt.Runtime = trt.Runtime(self._logger)
             if options.get("version_compatible"):
                 # Such a plan holds the code of a lean runtime. It was built here or is vouched for: see ``plan``.
                 self._runtime.engine_host_code_allowed = True
-            self._engine: Any = self._runtime.deserialize_cuda_engine(artifact.path.read_bytes())
-            if self._engine is None:
+            # Nothing, whatever the bindings' types say, where it refuses.
+            engine: trt.ICudaEngine | None = self._runtime.deserialize_cuda_engine(artifact.path.read_bytes())
+            if engine is None:
                 raise BackendFailedError(self.failed(f"TensorRT cannot load {self.name}"))
+            self._engine = engine
             self.refitted = bool(options.get("strip"))
             if self.refitted:
                 self._refit(artifact)
@@ -109,7 +115,7 @@ class Engine:
         """The sentence on a failure, in TensorRT's own words where it had any."""
         return f"{what}: {self.messages.told(otherwise)}."
 
-    def context(self) -> Any:
+    def context(self) -> trt.IExecutionContext:
         """A new execution context.
 
         Raises:
@@ -117,7 +123,7 @@ class Engine:
         """
         what = f"TensorRT cannot prepare {self.name} to run"
         with self.saying(what):
-            context = self._engine.create_execution_context()
+            context: trt.IExecutionContext | None = self._engine.create_execution_context()
         if context is None:
             raise BackendFailedError(self.failed(what))
         return context
@@ -151,12 +157,13 @@ class Engine:
         )
 
     def close(self) -> None:
-        """Release it: every execution context must be gone."""
-        self._engine = None
-        self._runtime = None
+        """Release it, once: every execution context must be gone."""
+        del self._engine, self._runtime
 
     def _port(self, number: int) -> Port:
-        engine, trt = self._engine, self.trt
+        import tensorrt as trt
+
+        engine = self._engine
         name = str(engine.get_tensor_name(number))
         kind = str(engine.get_tensor_dtype(name).name)
         if kind not in HELD:
@@ -168,7 +175,7 @@ class Engine:
             raise BackendFailedError(
                 f"the engine's {name!r} is laid out in a vectorized format: build it without formats of its own."
             )
-        dims = tuple(engine.get_tensor_shape(name))
+        dims = sizes(engine.get_tensor_shape(name))
         on_host = engine.get_tensor_location(name) == trt.TensorLocation.HOST
         is_input = engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
         return Port(name, kind, dims, on_host, self._ranges(name, dims) if is_input else ())
@@ -178,7 +185,7 @@ class Engine:
         if min(dims, default=0) >= 0:
             return tuple((dims, dims, dims) for _ in numbers)
         found = [self._engine.get_tensor_profile_shape(name, number) for number in numbers]
-        return tuple((tuple(low), tuple(tuned), tuple(high)) for low, tuned, high in found)
+        return tuple((sizes(low), sizes(tuned), sizes(high)) for low, tuned, high in found)
 
     def _largest(self, number: int) -> int:
         return sum(_elements(port.ranges[number][2]) for port in self.inputs.values())
@@ -202,13 +209,15 @@ class Engine:
 
     def _refit(self, artifact: Artifact) -> None:
         """Give a stripped plan its weights: those of the ONNX file that it was built from."""
+        import tensorrt as trt
+
         from deploykit.trt.prepare import prepared
 
         source = _source(artifact)
         version = library.parse_version(self.version)
         model = prepared(load_onnx(source), _PRECISIONS[artifact.precision], version)
-        refitter = self.trt.Refitter(self._engine, self._logger)
-        parser = library.member(self.trt, "OnnxParserRefitter")(refitter, self._logger)
+        refitter = trt.Refitter(self._engine, self._logger)
+        parser = library.member(trt, "OnnxParserRefitter")(refitter, self._logger)
         what = f"TensorRT cannot take the weights of {source.name} into {self.name}"
         if not parser.refit_from_bytes(model.SerializeToString()):
             said = "; ".join(str(parser.get_error(number).desc()) for number in range(parser.num_errors))
@@ -228,6 +237,11 @@ def _source(artifact: Artifact) -> Path:
         f"{artifact.path.name} was built without its weights, and the ONNX file that has them is not in {folder}: put "
         "it beside the engine, or build the engine again without --strip."
     )
+
+
+def sizes(dims: Any) -> Shape:
+    """TensorRT's ``Dims`` as numbers; its types do not say that it is a sequence."""
+    return tuple(int(size) for size in dims)
 
 
 def specs(artifact: Artifact, engine: Engine) -> tuple[Sequence[TensorSpec], Sequence[TensorSpec]]:

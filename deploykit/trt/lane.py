@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from deploykit.errors import BackendFailedError
 from deploykit.trt.dtypes import fetch, store
+from deploykit.trt.engine import sizes
 
 if TYPE_CHECKING:
+    import tensorrt as trt
+
     from deploykit.trt.cuda import Device, Memory, Pinned
     from deploykit.trt.engine import Engine, Port
     from deploykit.types import Array, Feeds
@@ -31,7 +34,7 @@ class Lane:
     def __init__(self, engine: Engine, device: Device) -> None:
         self._engine = engine
         self._device = device
-        self._context: Any = engine.context()
+        self._context: trt.IExecutionContext = engine.context()
         # Where each input and output lies: on the GPU, and in page-locked memory before or behind it.
         ports = {**engine.inputs, **engine.outputs}
         self._memory: dict[str, Memory] = {name: device.memory() for name in ports}
@@ -119,7 +122,7 @@ class Lane:
 
     def close(self) -> None:
         """Release the context, then the memory that it worked in."""
-        self._context = None
+        del self._context
         self._allocators.clear()
         self._device.drop(list(self._memory.values()), list(self._pinned.values()))
 
@@ -141,10 +144,10 @@ class Lane:
             raise BackendFailedError(
                 f"TensorRT cannot tell the outputs' shapes: {', '.join(lacking)} is not set enough."
             )
-        self._shapes = {name: tuple(context.get_tensor_shape(name)) for name in self._engine.outputs}
+        self._shapes = {name: sizes(context.get_tensor_shape(name)) for name in self._engine.outputs}
         for name in self.open_sizes:
             if name not in self._allocators:
-                self._allocators[name] = _allocator(self._engine, self._memory[name])
+                self._allocators[name] = _allocator(self._memory[name])
                 self._need(
                     context.set_output_allocator(name, self._allocators[name]), f"memory for the output {name!r}"
                 )
@@ -170,13 +173,13 @@ class Lane:
             raise BackendFailedError(self._engine.failed(f"TensorRT does not take {what}"))
 
 
-def _allocator(engine: Engine, memory: Memory) -> Any:
+def _allocator(memory: Memory) -> Any:
     """What TensorRT asks for memory for an output whose size is known only while it runs."""
-    base: Any = engine.trt.IOutputAllocator
+    import tensorrt as trt
 
-    class Allocator(base):  # type: ignore[misc]
+    class Allocator(trt.IOutputAllocator):  # type: ignore[misc,unused-ignore] # no type where TensorRT has no stubs
         def __init__(self) -> None:
-            base.__init__(self)
+            trt.IOutputAllocator.__init__(self)
             self.memory = memory
             self.shape: Shape = ()
             self.error: Exception | None = None
@@ -200,6 +203,6 @@ def _allocator(engine: Engine, memory: Memory) -> Any:
             return self.reallocate_output(tensor_name, memory, size, alignment)
 
         def notify_shape(self, tensor_name: str, shape: Any) -> None:
-            self.shape = tuple(shape)
+            self.shape = sizes(shape)
 
     return Allocator()

@@ -92,6 +92,11 @@ class Context:
         STATE.begin("context")
         return made
 
+    def detach(self) -> None:
+        """As the true one does, it leaves the context current in this thread: nothing here undoes that."""
+        stack().append(self)
+        STATE.end("context")
+
     def push(self) -> None:
         _called("cuCtxPushCurrent", needs_context=False)
         stack().append(self)

@@ -123,7 +123,7 @@ def layers(network: INetworkDefinition, config: IBuilderConfig) -> list[_plan.La
         if layer.name == os.environ.get(FALLBACK):
             kind = "FLOAT" if kind != "FLOAT" else "HALF"
         read = [tensor for source in merged for tensor in source._inputs[:1]] or layer._inputs
-        weights = sum(len(c.raw_data) for t in (*read, *layer._inputs) if (c := constants.get(t.name)) is not None)
+        weights = sum(_model.count(c) for t in (*read, *layer._inputs) if (c := constants.get(t.name)) is not None)
         found.append(
             _plan.Layer(
                 layer.name,

@@ -134,6 +134,12 @@ class ICudaEngine(Bound):
     def get_tensor_shape(self, name: str) -> Dims:
         return Dims(self._shapes[name] if self._known(name) else ())
 
+    def get_tensor_format(self, name: str, profile_index: int = 0) -> Any:
+        return ENUMS["TensorFormat"].LINEAR
+
+    def get_tensor_format_desc(self, name: str, profile_index: int = 0) -> str:
+        return "Row major linear"
+
     def get_tensor_location(self, name: str) -> Any:
         return TensorLocation.DEVICE
 

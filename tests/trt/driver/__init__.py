@@ -1,0 +1,1 @@
+"""The true pycuda on a driver that stands in for NVIDIA's: see ``cuda.c``."""
