@@ -198,8 +198,8 @@ def _pycuda(facts: Facts) -> Iterator[Finding]:
     loaded = facts.pycuda
     if loaded is not None and loaded.error is not None:
         step = (
-            f"it needs NVIDIA's driver: {_RENEW_DRIVER}"
-            if "libcuda.so" in loaded.error
+            f"it needs an NVIDIA GPU and its driver: {_RENEW_DRIVER}"
+            if "libcuda.so" in loaded.error or (facts.no_gpu is not None and not facts.gpus)
             else "build it again: pip install --force-reinstall --no-cache-dir --no-binary :all: --no-deps pycuda"
         )
         yield Finding("pycuda", f"{version} is installed, and cannot be loaded ({loaded.error})", step)

@@ -13,8 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
+from deploykit import registry
+from deploykit.cli import cli
 from tests.docker.steps import CONTEXT, ignored
 
 yaml = pytest.importorskip("yaml", reason="NOT TESTED for want of pyyaml: pip install -e '.[test]'")
@@ -208,3 +211,17 @@ def test_the_entrypoint_runs_any_other_command_as_it_is(entry: Callable[..., lis
 
 def test_an_engine_that_cannot_be_built_ends_it(entry: Callable[..., list[str]]) -> None:
     assert entry("bench", FAILS="build", code=1) == ["export", "build --precision fp16"]
+
+
+def test_the_commands_that_the_images_run_exist() -> None:
+    with click.Context(cli) as context:
+        build = cli.get_command(context, "build")
+        assert build is not None
+        options = {option for parameter in build.params for option in parameter.opts}
+        script = ENTRYPOINT.read_text(encoding="utf-8")
+        assert set(re.findall(r"--[a-z]+", script.split("set -eu")[1])) == {"--precision", "--shapes"} <= options
+        for path in FILES:
+            name, *words = json.loads(of(path, "CMD")[-1])
+            assert cli.get_command(context, name) is not None
+            if "--backend" in words:
+                assert set(words[words.index("--backend") + 1].split(",")) <= set(registry.backend_names())

@@ -135,9 +135,12 @@ def test_pycuda() -> None:
     without = replace(GOOD, packages=CU13, pycuda=None)
     assert "not installed: run pip install 'deploykit[trt]', with a C++ compiler" in said(without, "pycuda")[0]
     no_driver = replace(GOOD, pycuda=Load(error="ImportError: libcuda.so.1: cannot open shared object file"))
-    assert "it needs NVIDIA's driver" in said(no_driver, "pycuda")[0]
+    assert "it needs an NVIDIA GPU and its driver" in said(no_driver, "pycuda")[0]
     broken = replace(GOOD, pycuda=Load(error="ImportError: undefined symbol: cuCtxCreate_v4"))
     assert "build it again: pip install --force-reinstall" in said(broken, "pycuda")[0]
+    # Where there is no GPU, nothing that it says about itself means much.
+    alone = replace(broken, gpus=(), no_gpu="no NVIDIA GPU is visible to this system, and TensorRT needs one.")
+    assert "it needs an NVIDIA GPU and its driver" in said(alone, "pycuda")[0]
     other = replace(GOOD, pycuda=Load("2026.1", cuda=12))
     assert "it is built for CUDA 12, and TensorRT for 13" in said(other, "pycuda")[1]
     too_new = replace(GOOD, packages={**CU12, "pycuda": "2026.1"}, gpus=gpu("550.1"), tensorrt=Load("10.16.1.11"))
