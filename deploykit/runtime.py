@@ -50,7 +50,9 @@ def session(
         options.inter_op_num_threads = 1
     _add_operators(options, model)
     source = str(model) if isinstance(model, Path) else model
-    return onnxruntime.InferenceSession(source, options, providers=list(providers))
+    # No second try: where a provider fails, onnxruntime would print so on stdout and go on with the next one, in the
+    # middle of a run too, and its numbers would be told as those of the first.
+    return onnxruntime.InferenceSession(source, options, providers=list(providers), enable_fallback=0)
 
 
 def _add_operators(options: SessionOptions, model: bytes | Path) -> None:

@@ -6,8 +6,10 @@ import os
 import sys
 from pathlib import Path
 
-#: A GPU of a desktop or server, the one that Windows lends to WSL, and that of a Jetson.
-_DEVICES = ("nvidia[0-9]*", "dxg", "nvhost-gpu", "nvgpu")
+#: Where Linux shows its devices as files.
+DEVICES = Path("/dev")
+# A GPU of a desktop or server, the one that Windows lends to WSL, and that of a Jetson.
+_NAMES = ("nvidia[0-9]*", "dxg", "nvhost-gpu", "nvgpu")
 
 
 def gpu_missing(what: str) -> str | None:
@@ -15,6 +17,6 @@ def gpu_missing(what: str) -> str | None:
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
     if hidden is not None and hidden.split(",")[0].strip() in ("", "-1", "NoDevFiles"):
         return f"CUDA_VISIBLE_DEVICES hides every GPU from {what}, which needs one: unset it, or name a GPU in it."
-    if sys.platform == "linux" and not any(list(Path("/dev").glob(name)) for name in _DEVICES):
+    if sys.platform == "linux" and not any(list(DEVICES.glob(name)) for name in _NAMES):
         return f"no NVIDIA GPU is visible to this system, and {what} needs one."
     return None

@@ -15,13 +15,17 @@ _LETTER = 7.0  # about the width of a character of the labels
 
 @dataclass(frozen=True)
 class Box:
-    """One row's latencies: percentiles by percent, in milliseconds, the median among them. Groups lie together."""
+    """One row's latencies: percentiles by percent, in milliseconds, the median among them. Groups lie together.
+
+    ``device`` is the median of the GPU's own time, where it is known.
+    """
 
     name: str
     style: int
     group: str
     quantiles: Mapping[int, float]
     note: str = ""
+    device: float | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,9 @@ def distributions(boxes: Sequence[Box], name: str, title: str, width: float) -> 
     """Nested bands of each row's latencies on one axis: the middle half, 5 to 95 %, 1 to 99 %, smallest and largest."""
     longest = max((len(box.name) for box in boxes), default=0)
     left = min(longest * _LETTER + 14, 0.3 * width)
-    scale = svg.positive_scale([value for box in boxes for value in box.quantiles.values()], left, width - 62)
+    values = [value for box in boxes for value in box.quantiles.values()]
+    values += [box.device for box in boxes if box.device is not None]
+    scale = svg.positive_scale(values, left, width - 62)
     body, y = [svg.text(width, 14, "median, ms", "muted", "end")], 14.0
     lines: list[str] = []
     group: str | None = None
@@ -93,6 +99,7 @@ def distributions(boxes: Sequence[Box], name: str, title: str, width: float) -> 
     words = "; ".join(
         f"{box.name} at {box.group}: median {svg.told(box.quantiles[50])} ms, from "
         f"{svg.told(min(box.quantiles.values()))} to {svg.told(max(box.quantiles.values()))} ms"
+        + ("" if box.device is None else f", the GPU's own median {svg.told(box.device)} ms")
         for box in boxes
     )
     return svg.figure(name, title, words, width, y + 42, [*body, *lines])
@@ -110,6 +117,8 @@ def _box(box: Box, scale: Scale, y: float, left: float, width: float) -> list[st
             found.append(svg.rect(start, y - height / 2, max(1.0, end - start), height, f"{band} {kind}"))
     middle = scale(at[50])
     found.append(svg.line(middle, y - 9, middle, y + 9, "median"))
+    if box.device is not None:
+        found.append(f'<circle cx="{scale(box.device):.1f}" cy="{y:.1f}" r="4" class="mark hollow {kind}"/>')
     found.append(svg.text(width, y + 4, svg.told(float(f"{at[50]:.3g}")) + box.note, "number", "end"))
     return found
 

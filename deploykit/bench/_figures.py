@@ -103,10 +103,16 @@ def _median(row: Row) -> float | None:
     return found if found is not None and found > 0 else None
 
 
+def device_median(row: Row) -> float | None:
+    """The median of the GPU's own time; None where it is not known or nothing."""
+    found = None if row.device_ms is None else finite(row.device_ms.p50)
+    return found if found is not None and found > 0 else None
+
+
 def _latency(drawn: _Drawn) -> Figure | None:
     rows = [row for sizes in drawn.shapes for row in drawn.at(sizes)]
     boxes = [
-        charts.Box(*drawn.look(row), shape(row), quantiles, "" if row.latency_ms.stable else " ~")
+        charts.Box(*drawn.look(row), shape(row), quantiles, "" if row.latency_ms.stable else " ~", device_median(row))
         for row in rows
         if row.latency_ms is not None and (quantiles := _quantiles(row))
     ]
@@ -117,6 +123,8 @@ def _latency(drawn: _Drawn) -> Figure | None:
         "inferences, the light bar 5 to 95 %, the thin line 1 to 99 %, the dots the fastest and the slowest one. "
         "Percentiles that too few inferences bear out are left out."
     )
+    if any(box.device is not None for box in boxes):
+        caption += " The ring is the median of what the GPU itself computed, by its events, without transfers."
     if any(box.note for box in boxes):
         caption += " ~ marks rows whose windows disagree: read their milliseconds with care."
     title = "Latency of each row"

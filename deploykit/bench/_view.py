@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deploykit.bench._figures import answers, finite, shape, throughput
+from deploykit.bench._figures import answers, device_median, finite, shape, throughput
 from deploykit.bench.report import GateResult, MetricResult, Report, Row, Server, Speedup
 from deploykit.bench.said import ran_away
 from deploykit.bench.table import DASH, key, labels, number, remarks, scenario
@@ -108,15 +108,16 @@ def groups(report: Report) -> list[Group]:
     names = labels(report)
     timed = scenario(report) if any(row.latency_ms is not None for row in report.rows) else ""
     metric = _metric_name(report)
+    gpu = bool(timed) and any(row.device_ms is not None for row in report.rows)
     ran = [row for row in report.rows if row.status != "unavailable"]
     gone = [row for row in report.rows if row.status == "unavailable"]
     found = []
     for sizes in dict.fromkeys((row.batch, row.time) for row in ran):
         rows = [row for row in ran if (row.batch, row.time) == sizes]
-        lines = [Line(names[key(row)], _cells(row, timed, metric), _kind(row)) for row in rows]
+        lines = [Line(names[key(row)], _cells(row, timed, metric, gpu), _kind(row)) for row in rows]
         found.append(Group(shape(rows[0]).capitalize(), tuple(lines)))
     if gone:
-        lines = [Line(names[key(row)], _cells(row, timed, metric), _kind(row)) for row in gone]
+        lines = [Line(names[key(row)], _cells(row, timed, metric, gpu), _kind(row)) for row in gone]
         found.append(Group("Not run", tuple(lines)))
     return found
 
@@ -223,9 +224,11 @@ def _size_words(row: Row, reference: Row | None) -> str:
     return f"{ratio:.2f} times smaller" if ratio >= 1 else f"{1 / ratio:.2f} times larger"
 
 
-def _cells(row: Row, timed: str, metric: str) -> tuple[Cell, ...]:
-    """``timed`` is the scenario; empty where nothing was timed."""
+def _cells(row: Row, timed: str, metric: str, gpu: bool) -> tuple[Cell, ...]:
+    """``timed`` is the scenario; empty where nothing was timed. ``gpu``: some row knows the GPU's own time."""
     found = [*_timing(row)] if timed else []
+    if gpu:
+        found.insert(1, Cell("GPU, ms", *_gpu(row)))
     found += [Cell("Requests/s", *_requests(row.server))] if timed == "server" else []
     accuracy = row.accuracy
     snr = None if accuracy is None else finite(accuracy.snr_db)
@@ -250,6 +253,13 @@ def _timing(row: Row) -> list[Cell]:
         Cell("Rows/s", _plain(rate)),
         Cell("Speed-up", *_speedup(row.speedup)),
     ]
+
+
+def _gpu(row: Row) -> tuple[str, str]:
+    """The median of the GPU's own time, and its share of the median latency."""
+    own = device_median(row)
+    whole = None if row.latency_ms is None else finite(row.latency_ms.p50)
+    return _plain(own), f"{own / whole:.0%} of the median" if own is not None and whole else ""
 
 
 def _requests(found: Server | None) -> tuple[str, str]:

@@ -64,7 +64,7 @@ class Slowdown:
 
 @dataclass(frozen=True)
 class Side:
-    """What one report says of a row."""
+    """What one report says of a row. ``device_p50_ms`` is the GPU's own time, where the backend measures it."""
 
     speedup: Speedup | None
     p50_ms: float | None
@@ -76,6 +76,7 @@ class Side:
     status: str
     passed: bool | None
     reason: str | None
+    device_p50_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -274,4 +275,5 @@ def _side(row: Row | None) -> Side | None:
         status=row.status,
         passed=row.passed,
         reason=row.reason,
+        device_p50_ms=None if row.device_ms is None else row.device_ms.p50,
     )

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from deploykit.bench.report import Report, Row
+from deploykit.bench.report import DeviceTime, Report, Row
 from deploykit.bench.table import row_names, scenario
 
 COLUMNS = (
@@ -71,6 +71,15 @@ COLUMNS = (
     "server_capped",
     "server_p95_ms",
     "server_mean_ms",
+    "device_p50_ms",
+    "device_p90_ms",
+    "device_p95_ms",
+    "device_p99_ms",
+    "device_mean_ms",
+    "device_min_ms",
+    "device_samples",
+    "server_device_p50_ms",
+    "server_device_p99_ms",
 )
 
 
@@ -113,11 +122,18 @@ def _cells(report: Report, name: str, row: Row) -> dict[str, Any]:
         **_of("drift", row.drift, ("steps", "max_abs", "snr_db", "snr_first_db", "snr_last_db", "grows")),
         **_of("server", row.server, ("rate", "percentile", "bound_ms", "found_ms", "requests", "capped")),
         **{f"server_{stat}_ms": getattr(row.server, stat, None) for stat in ("p50", "p90", "p95", "p99", "mean")},
+        **_device("device", row.device_ms),
+        **_device("server_device", None if row.server is None else row.server.device_ms),
     }
 
 
 def _of(what: str, found: object, names: Iterable[str]) -> dict[str, Any]:
     return {f"{what}_{name}": getattr(found, name, None) for name in names}
+
+
+def _device(what: str, found: DeviceTime | None) -> dict[str, Any]:
+    times = {f"{what}_{stat}_ms": getattr(found, stat, None) for stat in ("p50", "p90", "p95", "p99", "mean", "min")}
+    return {**times, f"{what}_samples": getattr(found, "samples", None)}
 
 
 def _cell(value: Any) -> str:

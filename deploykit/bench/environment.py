@@ -89,9 +89,14 @@ def environment(
         "spinning": False,
         "denormals": sorted(set(denormals)),
         "git": _git(),
-        "gpus": _gpus(_GPU),
+        "gpus": gpus(),
         "gpu_state": gpu_state,
     }
+
+
+def gpus() -> list[dict[str, Any]] | None:
+    """What nvidia-smi says of each NVIDIA GPU, as its name and driver; None where there is none, or no nvidia-smi."""
+    return _gpus(_GPU)
 
 
 def gpu_state() -> list[dict[str, Any]] | None:

@@ -55,11 +55,13 @@ def arrivals(rate: float, count: int, seed: int) -> NDArray[np.int64]:
     return np.cumsum(gaps).astype(np.int64)
 
 
-def serve(infer: Callable[[int], object], times: NDArray[np.int64]) -> list[int] | None:
+def serve(
+    infer: Callable[[int], object], times: NDArray[np.int64], answered: Callable[[], None] | None = None
+) -> list[int] | None:
     """Nanoseconds from each request's arrival to its answer; None where the queue ran away.
 
     ``infer`` is given the number of the request. Waiting for the next one is by sleep, and by the clock in the end, as
-    a sleep ends late.
+    a sleep ends late. ``answered`` is called when a request's time has been taken.
     """
     clock = time.perf_counter_ns
     found: list[int] = []
@@ -71,6 +73,8 @@ def serve(infer: Callable[[int], object], times: NDArray[np.int64]) -> list[int]
                 time.sleep((left - 150_000) / 1e9)
         infer(number)
         found.append(clock() - due)
+        if answered is not None:
+            answered()
         if found[-1] > HOPELESS_S * 1e9:
             return None
     return found

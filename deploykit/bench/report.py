@@ -44,6 +44,22 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class DeviceTime:
+    """Milliseconds that the GPU computed for one inference, by its own events, without transfers.
+
+    Percentiles are None where there are too few samples, as in ``Latency``, of which these are a part.
+    """
+
+    p50: float | None
+    p90: float | None
+    p95: float | None
+    p99: float | None
+    mean: float
+    min: float
+    samples: int
+
+
+@dataclass(frozen=True)
 class Speedup:
     """How many times faster than ``vs``, with the 95 % interval; None where one round gives no interval."""
 
@@ -229,7 +245,8 @@ class Server:
     """Requests that arrive by chance, at ``rate`` a second; latency runs from arrival to answer.
 
     With ``percentile`` the rate is the highest one tried that held ``bound_ms``; None where none did. ``capped``: the
-    search ended for its time. At a rate that was given, percentiles are None where the queue ran away.
+    search ended for its time. At a rate that was given, percentiles are None where the queue ran away. ``device_ms`` is
+    the GPU's own time for those requests, where the backend measures it.
     """
 
     rate: float | None
@@ -244,6 +261,7 @@ class Server:
     capped: bool = False
     p95: float | None = None
     mean: float | None = None
+    device_ms: DeviceTime | None = None
 
 
 @dataclass(frozen=True)
@@ -251,7 +269,8 @@ class Row:
     """One backend x precision x (batch, time). ``passed`` is None for a backend that is unavailable.
 
     ``fault`` says why a row did not pass: ``answer`` when it ran and answered wrongly, ``error`` when it did not run,
-    ``gate`` when it ran and answered rightly, and missed a gate.
+    ``gate`` when it ran and answered rightly, and missed a gate. ``device_ms`` is what the GPU computed for the
+    inferences of ``latency_ms``; None for a backend that does not measure it.
     """
 
     backend: str
@@ -281,6 +300,7 @@ class Row:
     coverage: ArtifactCoverage | None = None
     drift: Drift | None = None
     server: Server | None = None
+    device_ms: DeviceTime | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

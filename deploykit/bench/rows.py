@@ -13,7 +13,7 @@ from deploykit.bench.report import ArtifactCoverage, Report, Row, Speedup, verdi
 from deploykit.bench.seat import Seat
 from deploykit.bench.settings import Settings
 from deploykit.bench.shapes import Shape
-from deploykit.bench.stats import latency, speedup
+from deploykit.bench.stats import device_time, latency, speedup
 from deploykit.errors import WrongAnswerError
 
 
@@ -106,6 +106,7 @@ def _row(model: Model, seat: Seat, seats: Sequence[Seat], shape: Shape) -> Row:
         warnings=(*seat.warnings, *_unsaid(seat), *_slower_or_larger(model, seat, seats, shape)),
         drift=seat.drift,
         server=seat.server.get(shape),
+        device_ms=device_time(seat.device[shape]) if timed else None,
     )
 
 

@@ -40,17 +40,19 @@ def server(found: Server, sizes: str, alone: Latency | None = None) -> str:
         for name, value in (("p50", found.p50), ("p90", found.p90), ("p99", found.p99))
         if value is not None
     )
+    own = None if found.device_ms is None else found.device_ms.p50
+    gpu = "" if own is None else f" (the GPU's own time: p50 {own:.3g} ms)"
     if found.percentile is not None:
         return (
             f"at {sizes}, {found.percentile} stays within {found.bound_ms:g} ms up to {found.rate:.4g} requests/s: "
-            f"{told} over {found.requests:,} requests; {count}."
+            f"{told}{gpu} over {found.requests:,} requests; {count}."
         )
     if ran_away(found):
         return f"at {sizes}, {found.rate:,.10g} requests/s are too many: its queue ran away."
     few = ", as no more arrive within the time that a try may last" if found.capped else ""
     many = "" if found.requests == 1 else "s"
     told = told or f"mean {found.mean:.3g} ms"
-    return f"at {sizes}, {told} at {found.rate:.4g} requests/s, over {found.requests:,} request{many}{few}."
+    return f"at {sizes}, {told}{gpu} at {found.rate:.4g} requests/s, over {found.requests:,} request{many}{few}."
 
 
 def ran_away(found: Server) -> bool:

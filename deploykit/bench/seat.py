@@ -35,6 +35,7 @@ class Seat:
     accuracy: dict[Shape, Accuracy] = field(default_factory=dict)
     invariance: Invariance | None = None
     windows: dict[Shape, list[list[int]]] = field(default_factory=dict)
+    device: dict[Shape, list[float]] = field(default_factory=dict)
     metric: MetricResult | None = None
     stats: Stats | None = None
     drift: Drift | None = None

@@ -15,7 +15,7 @@ from deploykit.bench.seat import Seat
 from deploykit.bench.settings import Settings
 from deploykit.bench.shapes import Shape
 from deploykit.bench.tolerance import judge_metric
-from deploykit.bench.worker import Stats
+from deploykit.bench.worker import Stats, Timed
 from deploykit.errors import BackendFailedError, WrongAnswerError
 
 if TYPE_CHECKING:
@@ -100,9 +100,9 @@ def time_latency(model: Model, seats: Sequence[Seat], shape: Shape, settings: Se
         if seat.live:
             with seat.attempt():
                 seat.connected.call("prepare", str(shape), sets, pairs)
-                warm: list[int] = seat.connected.call("window", str(shape), WARM_SECONDS, WARM_COUNT)
-                slowest = max(slowest, min(warm) / 1e9)
-                seat.windows[shape] = []
+                warm: Timed = seat.connected.call("window", str(shape), WARM_SECONDS, WARM_COUNT)
+                slowest = max(slowest, min(warm.samples) / 1e9)
+                seat.windows[shape], seat.device[shape] = [], []
     rounds = (
         min(settings.rounds, max(MIN_ROUNDS, math.ceil(settings.seconds / slowest))) if slowest else settings.rounds
     )
@@ -115,7 +115,9 @@ def time_latency(model: Model, seats: Sequence[Seat], shape: Shape, settings: Se
         for seat in order:
             if seat.live:
                 with seat.attempt():
-                    seat.windows[shape].append(seat.connected.call("window", str(shape), settings.seconds / rounds, 1))
+                    found: Timed = seat.connected.call("window", str(shape), settings.seconds / rounds, 1)
+                    seat.windows[shape].append(found.samples)
+                    seat.device[shape] += found.device_ms
 
 
 def take_stats(seats: Sequence[Seat]) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deploykit.bench.report import Latency, Speedup
+from deploykit.bench.report import DeviceTime, Latency, Speedup
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -63,6 +63,22 @@ def latency(windows: Windows, batch: int | None = None) -> Latency:
         stable=stable(windows),
         quantiles={str(percent): _quantile(samples, percent) for percent in PERCENTS},
         throughput=1e3 * (batch or 1) / mean if mean > 0 else None,
+    )
+
+
+def device_time(milliseconds: Sequence[float]) -> DeviceTime | None:
+    """The GPU's own times of single inferences, summed up by the rules of ``latency``; None without any."""
+    samples = np.asarray(milliseconds, np.float64)
+    if samples.size == 0:
+        return None
+    return DeviceTime(
+        p50=percentile(samples, 0.50),
+        p90=percentile(samples, 0.90),
+        p95=percentile(samples, 0.95),
+        p99=percentile(samples, 0.99),
+        mean=float(samples.mean()),
+        min=float(samples.min()),
+        samples=int(samples.size),
     )
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 DASH = "–"
 _WIDEST = 400  # of a table that is laid out without regard to the terminal
-_SPARE = ("tail", "SNR dB", "size", "B×T")  # columns to leave out on a narrow terminal, the first one first
+_SPARE = ("tail", "SNR dB", "size", "GPU ms", "B×T")  # columns to leave out on a narrow terminal, the first one first
 Key = tuple[str, str | None, str | None]
 
 
@@ -98,7 +98,8 @@ def _table(report: Report, omit: Sequence[str] = ()) -> Table:
     title = f"{report.model}, against {report.reference}{'' if timed == sentences.SINGLE else f', {timed}'}"
     table = Table(box=box.SIMPLE_HEAD, padding=0, title=title)
     names = labels(report)
-    cells = [{"backend": names[key(row)], **_cells(row, timed)} for row in report.rows]
+    gpu = any(row.device_ms is not None for row in report.rows)
+    cells = [{"backend": names[key(row)], **_cells(row, timed, gpu)} for row in report.rows]
     headings = {"tail": _tail_heading(report), "metric": _metric_heading(report)}
     columns = [column for column in cells[0] if column not in omit]
     for column in columns:
@@ -109,9 +110,11 @@ def _table(report: Report, omit: Sequence[str] = ()) -> Table:
     return table
 
 
-def _cells(row: Row, timed: str) -> dict[str, str]:
+def _cells(row: Row, timed: str, gpu: bool) -> dict[str, str]:
     accuracy = row.accuracy
     further = {}
+    if gpu:
+        further["GPU ms"] = number(None if row.device_ms is None else row.device_ms.p50)
     if timed == "offline":
         further["rows/s"] = _rate(sentences.throughput(row) or None)
     if timed == "server":

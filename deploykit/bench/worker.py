@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 import os
 import signal
 import sys
@@ -67,6 +68,14 @@ class Stats:
     denormals: str
     size_bytes: int | None = None
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Inferences that were timed: nanoseconds of each on the host, and what the GPU says of those it measured."""
+
+    samples: list[int]
+    device_ms: list[float]
 
 
 def main() -> None:
@@ -204,14 +213,16 @@ class Server:
         self._next = 0
         self._timed = self._runner.carry(pairs) if pairs else self._runner.infer
 
-    def window(self, key: str, seconds: float, least: int) -> list[int]:
-        """Nanoseconds of each inference, the input sets in rotation, for ``seconds`` and at least ``least`` times.
+    def window(self, key: str, seconds: float, least: int) -> Timed:
+        """Time inferences, the input sets in rotation, for ``seconds`` and at least ``least`` times.
 
         One inference before them is not timed: it finds the caches full of what the other subjects left there. Garbage
         collection is off meanwhile, so that its pauses do not fall into whichever window is unlucky.
         """
-        infer, sets, clock = self._timed or self._runner.infer, self._sets[key], time.perf_counter_ns
+        runner, sets, clock = self._runner, self._sets[key], time.perf_counter_ns
+        infer = self._timed or runner.infer
         samples: list[int] = []
+        device: list[float] = []
         gc.collect()
         gc.disable()
         try:
@@ -223,9 +234,11 @@ class Server:
                 begin = clock()
                 infer(feeds)
                 samples.append(clock() - begin)
+                if (took := runner.device_ms) is not None:
+                    device.append(took)
         finally:
             gc.enable()
-        return samples
+        return Timed(samples, _milliseconds(device))
 
     def stream(self, steps: list[Feeds], pairs: Mapping[str, str] | None) -> dict[str, Array]:
         """Outputs of further steps, stacked; ``pairs`` begins a new stream, from the states in its first feeds."""
@@ -238,18 +251,26 @@ class Server:
         found = [_checked(self._stream(feeds)) for feeds in steps]
         return {name: np.stack([outputs[name] for outputs in found]) for name in found[0]}
 
-    def requests(self, key: str, rate: float, count: int, seed: int) -> list[int] | None:
-        """Nanoseconds from arrival to answer of ``count`` requests, ``rate`` a second; None: the queue ran away."""
+    def requests(self, key: str, rate: float, count: int, seed: int) -> Timed | None:
+        """Time ``count`` requests from arrival to answer, ``rate`` of them a second; None: the queue ran away."""
         from deploykit.bench import load
 
-        infer, sets = self._runner.infer, self._sets[key]
+        runner, infer, sets = self._runner, self._runner.infer, self._sets[key]
+        device: list[float] = []
+
+        def answered() -> None:
+            if (took := runner.device_ms) is not None:
+                device.append(took)
+
         gc.collect()
         gc.disable()
         try:
             infer(sets[0])
-            return load.serve(lambda number: infer(sets[number % len(sets)]), load.arrivals(rate, count, seed))
+            times = load.arrivals(rate, count, seed)
+            samples = load.serve(lambda number: infer(sets[number % len(sets)]), times, answered)
         finally:
             gc.enable()
+        return None if samples is None else Timed(samples, _milliseconds(device))
 
     def metric(self, remote: bool) -> float:
         """The model's metric: of this worker's own runner, or of another that the parent asks in its place."""
@@ -290,6 +311,14 @@ def _checked(outputs: object) -> dict[str, Array]:
     if not isinstance(outputs, dict) or not all(isinstance(value, np.ndarray) for value in outputs.values()):
         raise BackendFailedError("the backend does not return NumPy arrays by output name.")
     return outputs
+
+
+def _milliseconds(found: list[float]) -> list[float]:
+    """What a runner says of its GPU, as plain numbers: a backend may be anybody's."""
+    plain = [float(value) for value in found]
+    if not all(0 <= value < math.inf for value in plain):
+        raise BackendFailedError("the backend's device_ms is no time: it must be milliseconds, or None.")
+    return plain
 
 
 def _weight_bytes(module: object) -> int | None:

@@ -55,7 +55,7 @@ With --check nothing is built, and neither TensorRT nor a GPU is needed.""",
 @click.option("--workspace", type=click.IntRange(1), metavar="MIB", help="Scratch memory that a layer may use.")
 @click.option("--version-compatible", is_flag=True, help="Make it load in later versions of TensorRT; may be slower.")
 @click.option(
-    "--hardware-compatible", type=click.Choice(list(HARDWARE)), help="Make it run on other GPUs too; may be slower."
+    "--hardware-compatible", type=click.Choice(HARDWARE), help="Make it run on other GPUs too; may be slower."
 )
 @click.option("--refit", is_flag=True, help="Make its weights replaceable.")
 @click.option("--strip", is_flag=True, help="Leave the weights out: loading it takes them from the ONNX file.")

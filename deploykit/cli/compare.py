@@ -69,8 +69,11 @@ def _show(found: Comparison, before: str, after: str) -> None:
     _show_changes("settings", found.settings)
     both = [pair for pair in found.rows if pair.before is not None and pair.after is not None]
     if both:
-        titles = ("speed", "before", "after", "slowdown", "intervals", "p50 ms (information only)")
-        _table.show(titles, [_speed(pair) for pair in both], right=("before", "after", "slowdown"))
+        titles: tuple[str, ...] = ("speed", "before", "after", "slowdown", "intervals", "p50 ms (information only)")
+        gpu = any(_on_gpu(pair) for pair in both)
+        titles += ("GPU p50 ms",) * gpu
+        lines = [_speed(pair) + (_gpu(pair),) * gpu for pair in both]
+        _table.show(titles, lines, right=("before", "after", "slowdown"))
         click.echo()
         titles = ("answers", "max err", "SNR dB", "metric", "size", "verdict")
         _table.show(titles, [_answers(pair) for pair in both])
@@ -95,6 +98,16 @@ def _speed(pair: Pair) -> tuple[str, ...]:
     overlap = {None: _DASH, True: "overlap", False: "apart"}[pair.overlap]
     times = _arrow(_number(pair.before.p50_ms), _number(pair.after.p50_ms))
     return pair.row, _speedup(pair.before.speedup), _speedup(pair.after.speedup), slower, overlap, times
+
+
+def _on_gpu(pair: Pair) -> bool:
+    return all(side is not None and side.device_p50_ms is not None for side in (pair.before, pair.after))
+
+
+def _gpu(pair: Pair) -> str:
+    assert pair.before is not None
+    assert pair.after is not None
+    return _arrow(*(_number(side.device_p50_ms) for side in (pair.before, pair.after))) if _on_gpu(pair) else _DASH
 
 
 def _answers(pair: Pair) -> tuple[str, ...]:

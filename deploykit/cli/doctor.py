@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from deploykit.cli import _shared, _table
 from deploykit.cli.backends import backend_entries
 from deploykit.config import Config
 from deploykit.errors import KernelsError
+from deploykit.trt import doctor as gpu
 from deploykit.versions import version
 
 _OPTIONAL = ("openvino", "onnxruntime-gpu", "tensorrt", "pycuda")
@@ -29,11 +31,15 @@ _PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "safetensors
 @click.pass_obj
 def command(config: Config, json_target: str | None) -> None:
     facts = _facts(config)
+    seen = gpu.collect()
+    findings = gpu.examine(seen)
     problems = _problems(config, facts)
+    problems += [f"{finding.what}: {finding}" for finding in findings if finding.wrong]
     if json_target is not None:
-        _shared.emit_json(_shared.as_json({**facts, "problems": problems}), json_target)
+        told = {"gpu": {"devices": seen.gpus, "reason": seen.no_gpu}, "tensorrt": [asdict(one) for one in findings]}
+        _shared.emit_json(_shared.as_json({**facts, **told, "problems": problems}), json_target)
     if json_target != "-":
-        _show(facts, problems)
+        _show(facts, findings, problems)
     if problems:
         click.get_current_context().exit(1)
 
@@ -74,7 +80,7 @@ def _problems(config: Config, facts: dict[str, Any]) -> list[str]:
     return found
 
 
-def _show(facts: dict[str, Any], problems: list[str]) -> None:
+def _show(facts: dict[str, Any], findings: list[gpu.Finding], problems: list[str]) -> None:
     rows = [
         ("python", f"{facts['python']}, {facts['system']}, {facts['cpus']} CPUs"),
         ("int8 instructions", facts["int8_instructions"]),
@@ -87,6 +93,8 @@ def _show(facts: dict[str, Any], problems: list[str]) -> None:
         (f"backend {entry['name']}", "runs here" if entry["available"] else entry["reason"])
         for entry in facts["backends"]
     ]
+    # What is wrong stands below, as a problem.
+    rows += [(finding.what, str(finding)) for finding in findings if not finding.wrong]
     _table.show(("", ""), rows)
     for problem in problems:
         click.secho(f"problem: {problem}", fg="red")

@@ -14,7 +14,7 @@ from deploykit.errors import BuildError
 from deploykit.graphs import subgraphs
 from deploykit.trt import inspector, library, profiles
 from deploykit.trt.library import has
-from deploykit.trt.options import HARDWARE, NAMES, BuildOptions, Precision
+from deploykit.trt.options import NAMES, BuildOptions, Precision
 
 if TYPE_CHECKING:
     import onnx
@@ -150,10 +150,11 @@ class Builder:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib * 2**20)
         if options.version_compatible:
             config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
-        if options.hardware_compatible is not None:
-            config.hardware_compatibility_level = library.member(
-                trt, f"HardwareCompatibilityLevel.{HARDWARE[options.hardware_compatible]}"
-            )
+        if options.hardware_compatible == "ampere+":
+            config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+        elif options.hardware_compatible == "same-capability":
+            level = library.member(trt, "HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY")
+            config.hardware_compatibility_level = level
         if options.refit:
             config.set_flag(trt.BuilderFlag.REFIT)
         if options.strip:
@@ -238,9 +239,14 @@ class Builder:
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
             raise BuildError(f"TensorRT cannot load the plan it has just built: {self._messages.told(_SILENT)}.")
-        return inspector.layers(
-            engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
-        )
+        inspected = engine.create_engine_inspector()
+        # Up to 8.6 layers of dynamic shapes have no types before somebody says which shapes.
+        context = engine.create_execution_context()
+        if context is not None:
+            for name, shapes in self._engine.profiles[0].items():
+                context.set_input_shape(name, trt.Dims(list(shapes[1])))
+            inspected.execution_context = context
+        return inspector.layers(inspected.get_engine_information(trt.LayerInformationFormat.JSON))
 
 
 def between_qdq(model: onnx.ModelProto) -> list[str]:

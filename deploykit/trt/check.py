@@ -7,7 +7,7 @@ something else (``layout=1``, a negative axis of a Scan). Here each node is name
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import onnx
 from onnx import TensorProto
@@ -16,7 +16,7 @@ from onnx.inliner import inline_local_functions
 from deploykit import graphs, kernels
 from deploykit.errors import first_line
 from deploykit.graphs import subgraphs
-from deploykit.quantize._graph import attributes, is_standard
+from deploykit.quantize._graph import attributes, is_standard, name_of
 from deploykit.trt import _quantized, _recurrent
 from deploykit.trt._site import Problem, Site, precision_name
 from deploykit.trt.limits import BFLOAT16, HALVES, INT64, Limits, limits, told
@@ -55,7 +55,7 @@ def problems(model: onnx.ModelProto, version: Version, precision: str) -> list[P
     try:
         typed = graphs.inferred(model)
     except onnx.shape_inference.InferenceError as error:
-        return [*found, Problem("", "", f"the graph contradicts itself: {first_line(error)}; export the model again.")]
+        return [*found, _whole(f"the graph contradicts itself ({first_line(error)}): export the model again")]
     opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
     site = Site.outermost(model.graph, typed, opset, table, precision)
     return [*found, *_inside(site)]
@@ -63,45 +63,56 @@ def problems(model: onnx.ModelProto, version: Version, precision: str) -> list[P
 
 def of_precision(model: onnx.ModelProto, version: Version, precision: str) -> Iterator[Problem]:
     """Whether the file is of the precision that is asked for, and the version has that."""
-    kinds, quantized = set(_kinds(model.graph)), {node.op_type for node in _nodes(model.graph)}
+    kinds = set(_kinds(model.graph))
+    name = precision_name(precision)
     wanted = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}.get(precision)
     if precision == "bf16" and version < BFLOAT16:
-        yield Problem("", "", f"{told(version)} has no bfloat16: choose --precision fp16 or fp32, or TensorRT 10.")
-    for kind, name in HALVES.items():
+        yield _whole(f"{told(version)} has no bfloat16: choose --precision fp16 or fp32, or TensorRT 10")
+    for kind, half in HALVES.items():
         if kind in kinds and kind != wanted:
-            yield Problem(
-                "",
-                "",
-                f"the file is {name} already, not {precision_name(precision)}: say --precision "
-                f"{'fp16' if name == 'float16' else 'bf16'}, or give the float32 file.",
-            )
-    if precision == "int8" and "QuantizeLinear" not in quantized:
-        stored = "only stores its weights in int8" if "DequantizeLinear" in quantized else "is not quantized"
-        yield Problem(
-            "",
-            "",
-            f"the file {stored}, and int8 for TensorRT is QuantizeLinear and DequantizeLinear with "
-            f"scales from real data: {_QUANTIZE}.",
-        )
-    if precision != "int8" and quantized & {"QuantizeLinear", "DequantizeLinear"}:
-        yield Problem(
-            "",
-            "",
-            f"the file is quantized to int8, not {precision_name(precision)}: say --precision int8, "
-            "or give the float32 file that it was made from.",
-        )
+            way = "fp16" if half == "float16" else "bf16"
+            yield _whole(f"the file is {half} already, not {name}: say --precision {way}, or give the float32 file")
+    yield from _of_quantization(model.graph, precision)
+
+
+def _of_quantization(graph: onnx.GraphProto, precision: str) -> Iterator[Problem]:
+    floats = "give the float32 file that it was made from"
+    operators = {node.op_type for node in _nodes(graph)}
+    foreign = next((node for node in _nodes(graph) if _is_int8_of_onnxruntime(node)), None)
+    if foreign is not None:
+        named = f"{foreign.op_type} {name_of(foreign)}"
+        what = f"the file is int8 for onnxruntime, with operators that TensorRT does not have ({named})"
+    elif "QuantizeLinear" in operators:
+        if precision != "int8":
+            name = precision_name(precision)
+            yield _whole(f"the file is quantized to int8, not {name}: say --precision int8, or {floats}")
+        return
+    elif "DequantizeLinear" in operators or {TensorProto.INT8, TensorProto.UINT8} & set(_stored(graph)):
+        what = "the file only stores its weights in int8, and computes in float"
+    elif precision == "int8":
+        what = "the file is not quantized, and TensorRT's int8 is QuantizeLinear and DequantizeLinear"
+    else:
+        return
+    yield _whole(f"{what}: {_QUANTIZE if precision == 'int8' else f'{floats}; for int8, {_QUANTIZE}'}")
+
+
+def _is_int8_of_onnxruntime(node: onnx.NodeProto) -> bool:
+    if is_standard(node):
+        return node.op_type in _INT8_ONLY
+    return node.domain == kernels.DOMAIN or any(part in node.op_type for part in ("Quant", "Integer", "QLinear"))
+
+
+def _whole(text: str, severity: Literal["refuse", "warn"] = "refuse") -> Problem:
+    """A problem of the whole file."""
+    return Problem("", "", f"{text}.", severity)
 
 
 def _of_opset(model: onnx.ModelProto, table: Limits) -> Iterator[Problem]:
     low, high = table.opsets
     for entry in model.opset_import:
         if entry.domain in ("", "ai.onnx") and not low <= entry.version <= high:
-            yield Problem(
-                "",
-                "",
-                f"the file is of opset {entry.version}, and {told(table.version)} reads {low} to "
-                f"{high}: export the model again with --opset {min(high, 20)}.",
-            )
+            text = f"the file is of opset {entry.version}, and {told(table.version)} reads {low} to {high}"
+            yield _whole(f"{text}: export the model again with --opset {min(high, 20)}")
 
 
 def _of_interface(graph: onnx.GraphProto, table: Limits) -> Iterator[Problem]:
@@ -109,16 +120,12 @@ def _of_interface(graph: onnx.GraphProto, table: Limits) -> Iterator[Problem]:
         kind = value.type.tensor_type.elem_type
         if value.type.WhichOneof("value") != "tensor_type" or table.name(kind) is None:
             name = TensorProto.DataType.Name(kind).lower() if kind else "no tensor"
-            yield Problem(
-                "",
-                "",
-                f"{value.name} is {name}, and TensorRT has no such inputs and outputs: cast it to a "
-                "type of TensorRT's outside of the model.",
-            )
+            text = f"{value.name} is {name}, and TensorRT has no such inputs and outputs"
+            yield _whole(f"{text}: cast it to a type of TensorRT's outside of the model")
         elif kind == TensorProto.DOUBLE:
-            yield Problem("", "", f"{value.name} is float64, which TensorRT computes in float32.", "warn")
+            yield _whole(f"{value.name} is float64, which TensorRT computes in float32", "warn")
         elif kind == TensorProto.INT64 and table.version < INT64:
-            yield Problem("", "", f"{value.name} is int64, which {told(table.version)} reads as int32.", "warn")
+            yield _whole(f"{value.name} is int64, which {told(table.version)} reads as int32", "warn")
 
 
 def _inside(site: Site) -> Iterator[Problem]:
@@ -148,7 +155,7 @@ def _node(site: Site, node: onnx.NodeProto) -> Iterator[Problem]:
 def _foreign(node: onnx.NodeProto) -> str:
     if node.domain == kernels.DOMAIN:
         return f"is an operator of deploykit's own for onnxruntime: {_QUANTIZE}"
-    if "Quant" in node.op_type or "Integer" in node.op_type or node.op_type.startswith("QLinear"):
+    if _is_int8_of_onnxruntime(node):
         return f"is an int8 operator of onnxruntime's own ({node.domain}): {_QUANTIZE}"
     return (
         f"is an operator of {node.domain}, which TensorRT does not have: export the model with operators of ONNX alone"
@@ -306,3 +313,11 @@ def _kinds(graph: onnx.GraphProto) -> Iterator[int]:
                 yield attribute.i
         for inner in subgraphs(node):
             yield from _kinds(inner)
+
+
+def _stored(graph: onnx.GraphProto) -> Iterator[int]:
+    """The types of a graph's weights."""
+    yield from (tensor.data_type for tensor in graph.initializer)
+    for node in graph.node:
+        for inner in subgraphs(node):
+            yield from _stored(inner)

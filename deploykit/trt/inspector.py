@@ -64,7 +64,7 @@ class Layer:
         if self.nodes:
             return node in self.nodes
         # Without metadata the name is all there is: fused layers join the names of theirs with plus signs.
-        parts = re.split(r"\s*\+\s*|[()\[\],{}]", self.name)
+        parts = re.split(r"\s*\+\s*|[()\[\],{}]|\.\.\.", self.name)
         return node in (part.strip() for part in parts)
 
 

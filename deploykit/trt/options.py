@@ -13,8 +13,8 @@ Precision = Literal["fp32", "fp16", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 #: What an artifact of each is called in its manifest.
 NAMES: Mapping[Precision, str] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "int8"}
-#: Which other GPUs an engine shall run on, and what TensorRT calls that.
-HARDWARE: Mapping[str, str] = {"ampere+": "AMPERE_PLUS", "same-capability": "SAME_COMPUTE_CAPABILITY"}
+#: Which other GPUs an engine shall run on.
+HARDWARE = ("ampere+", "same-capability")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from a second preparation.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -54,7 +54,7 @@ def prepared(model: onnx.ModelProto, precision: Precision, version: Version) -> 
     table = limits(version)
     if precision in _FORMS:
         result = _halved(result, precision, table)
-    _mend(Scope.of(result), table)
+    _mend(Scope.of(result), table, {})
     _require(problems(result, version, precision))
     return result
 
@@ -142,13 +142,16 @@ class _FloatProducts:
         return None
 
 
-def _mend(scope: Scope, table: Limits) -> None:
-    """Bring a graph, and those inside it, into the form that the parser takes without changing what it computes."""
+def _mend(scope: Scope, table: Limits, outer: Mapping[str, int]) -> None:
+    """Bring a graph, and those inside it, into the form that the parser takes without changing what it computes.
+
+    ``outer`` are the types of the weights stored around it.
+    """
     build, nodes = Builder(scope.names, "trt", scope.opset), []
-    kinds = {tensor.name: tensor.data_type for tensor in scope.graph.initializer}
+    kinds = {**outer, **{tensor.name: tensor.data_type for tensor in scope.graph.initializer}}
     for node in scope.graph.node:
         for inner in subgraphs(node):
-            _mend(scope.inner(inner, node), table)
+            _mend(scope.inner(inner, node), table, kinds)
         if is_standard(node):
             build.prefix = f"{name_of(node)}/trt"
             _fold(scope, build, node, table)
@@ -164,11 +167,10 @@ def _mend(scope: Scope, table: Limits) -> None:
 
 def _fold(scope: Scope, build: Builder, node: onnx.NodeProto, table: Limits) -> None:
     """Store what the parser wants as a constant, and is one in the end, but is computed in the file."""
-    stored = {tensor.name for tensor in scope.graph.initializer}
     made = {name: one.op_type for one in scope.graph.node for name in one.output}
     for index in table.rule(node.op_type).get("constant", ()):
         name = node.input[index] if index < len(node.input) else ""
-        if name and name not in stored and made.get(name) != "Constant":
+        if made.get(name, "Constant") != "Constant":
             value = scope.constants.value(name)
             if value is not None:
                 node.input[index] = build.constant(value, "constant")
@@ -179,7 +181,7 @@ def _name_outputs(names: Names, node: onnx.NodeProto) -> None:
         node.output[index] = names.fresh(f"{name_of(node)}/{('Y', 'Y_h', 'Y_c')[index]}")
 
 
-def _give_states(build: Builder, node: onnx.NodeProto, scope: Scope, kinds: dict[str, int]) -> None:
+def _give_states(build: Builder, node: onnx.NodeProto, scope: Scope, kinds: Mapping[str, int]) -> None:
     """Zeros of the right type for the states that a layer in 16 bits starts from."""
     kind = kinds.get(node.input[1]) or _kind(scope, node.input[1])
     if kind not in HALVES:

@@ -16,9 +16,8 @@ import torch
 
 from deploykit import registry
 from deploykit.artifact import Artifact
-from deploykit.backends import RunOptions, _ort_gpu
+from deploykit.backends import RunOptions
 from deploykit.backends._feeds import check_feeds
-from deploykit.backends.ort_trt import trt_options
 from deploykit.errors import BackendFailedError, BackendUnavailableError, ModelError, UnknownNameError, UsageError
 from deploykit.types import TensorSpec
 from tests.backends.models import onnx_artifact, torch_artifact
@@ -105,47 +104,6 @@ def test_trt_says_what_is_missing_and_never_pretends(monkeypatch: pytest.MonkeyP
     assert "cannot build or run TensorRT engines yet" in str(backend.available())
     with pytest.raises(BackendUnavailableError, match="yet"):
         backend.open(torch_artifact(), RunOptions())
-
-
-def test_a_provider_that_onnxruntime_leaves_out_is_an_error_and_never_the_cpu(tmp_path: Path) -> None:
-    artifact = onnx_artifact(tmp_path)
-    with pytest.raises(BackendFailedError, match="left NoSuchProvider out and would run on CPUExecutionProvider"):
-        _ort_gpu.open_on("NoSuchProvider", {}, artifact, RunOptions())
-
-
-def test_what_a_gpus_latency_is_and_its_nodes_on_the_cpu_are_told(tmp_path: Path) -> None:
-    runner = _ort_gpu.open_on("CPUExecutionProvider", {}, onnx_artifact(tmp_path), RunOptions())
-    if not hasattr(runner._session, "get_provider_graph_assignment_info"):
-        assert runner.notes == (_ort_gpu.END_TO_END,)
-        return
-    assert runner.notes[0] == _ort_gpu.END_TO_END
-    assert runner.notes[1].startswith("4 of its nodes run on the CPU: 2 Transpose, 1 RNN")
-
-
-def test_the_gpu_backends_look_for_the_provider_and_then_for_a_gpu(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    package = tmp_path / "onnxruntime"
-    (package / "capi").mkdir(parents=True)
-    (package / "__init__.py").touch()
-    monkeypatch.setattr(
-        "deploykit.backends._ort_gpu.find_spec",
-        lambda name: importlib.util.spec_from_file_location(
-            name, package / "__init__.py", submodule_search_locations=[str(package)]
-        ),
-    )
-    for name in ("ort-cuda", "ort-trt"):
-        assert "deploykit[cuda]" in str(registry.backend(name).available())
-    (package / "capi" / "libonnxruntime_providers_cuda.so").touch()
-    assert "deploykit[cuda]" not in str(registry.backend("ort-cuda").available())
-    assert "deploykit[cuda]" in str(registry.backend("ort-trt").available())
-
-
-def test_tensorrt_may_use_no_less_precision_than_the_artifact(tmp_path: Path) -> None:
-    artifact = onnx_artifact(tmp_path)
-    kinds = [artifact, replace(artifact, precision="float16"), replace(artifact, format="onnx-qdq", precision="int8")]
-    found = [(made["trt_fp16_enable"], made["trt_int8_enable"]) for made in map(trt_options, kinds)]
-    assert found == [("0", "0"), ("1", "0"), ("0", "1")]
 
 
 def test_torch_compile_says_which_compiler_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -333,6 +333,45 @@ STREAM_FORGETFUL = AccumulatorBackend(forgets=True)
 STREAM_NAN = AccumulatorBackend(nan_after=700)
 
 
+class OnDevice(FakeRunner):
+    """Says that a GPU took ``quarters`` of a millisecond for each row of its batch."""
+
+    def __init__(self, spec: ModelSpec, quarters: float) -> None:
+        super().__init__(spec, lambda feeds, outputs: outputs)
+        self._quarters = quarters
+
+    def infer(self, feeds: Feeds) -> Outputs:
+        self.device_ms = 0.25 * self._quarters * len(feeds["x"])
+        return super().infer(feeds)
+
+
+class OnDeviceBackend(FakeBackend):
+    def __init__(self, quarters: float) -> None:
+        super().__init__()
+        self._quarters = quarters
+
+    def open(self, artifact: Artifact, options: RunOptions) -> Runner:
+        return OnDevice(spec_of(None, {}), self._quarters)
+
+
+class StreamOnDevice(Accumulator):
+    """A stream whose every step took a GPU an eighth of a millisecond."""
+
+    def infer(self, feeds: Feeds) -> Outputs:
+        self.device_ms = 0.125
+        return super().infer(feeds)
+
+
+class StreamOnDeviceBackend(AccumulatorBackend):
+    def open(self, artifact: Artifact, options: RunOptions) -> Runner:
+        return StreamOnDevice(*self._made)
+
+
+ON_DEVICE = OnDeviceBackend(1)
+ON_NO_DEVICE = OnDeviceBackend(float("nan"))
+STREAM_ON_DEVICE = StreamOnDeviceBackend()
+
+
 def subject(name: str, precision: str = "float32") -> Subject:
     """The fake of that name in this module, as a subject."""
     artifact = Artifact.of_model(ModelRef("fake"), "fake")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from html.parser import HTMLParser
 
-from deploykit.bench.report import ArtifactCoverage, Check, Latency, MetricResult, Report, Row, Speedup
+from deploykit.bench.report import ArtifactCoverage, Check, DeviceTime, Latency, MetricResult, Report, Row, Speedup
 from deploykit.bench.stats import PERCENTS
 from deploykit.coverage import CoverageRow
-from tests.bench.samples import ACCURACY, DRIFT, ERROR, GONE, ROW, SERVER
+from tests.bench.samples import ACCURACY, DEVICE, DRIFT, ERROR, GONE, ROW, SERVER
 from tests.bench.samples import SEEN as LATENCY
 from tests.bench.samples import alone as report
 
@@ -107,6 +107,8 @@ KINDS = {
     "gated": (REFERENCE, GATED),
     "server": (REFERENCE, replace(INT8, server=SERVER)),
     "server-held-nothing": (REFERENCE, replace(INT8, server=replace(SERVER, rate=None, found_ms=None, p50=None))),
+    "gpu": (REFERENCE, replace(INT8, device_ms=DEVICE)),
+    "gpu-few-samples": (REFERENCE, replace(INT8, device_ms=DeviceTime(None, None, None, None, 2.0, 2.0, 1))),
     "drift": (REFERENCE, DRIFTED),
     "drift-without-error": (REFERENCE, replace(INT8, drift=replace(DRIFT, per_step=(0.0, 0.0)))),
     "steps": (

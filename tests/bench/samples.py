@@ -8,6 +8,7 @@ from typing import Any
 from deploykit.bench.report import (
     Accuracy,
     Check,
+    DeviceTime,
     Drift,
     Invariance,
     Latency,
@@ -97,6 +98,8 @@ BROKEN = replace(
     metric=None,
 )
 
+#: What a GPU took of ``LATENCY``.
+DEVICE = DeviceTime(1.5, 1.6, 1.7, 1.9, 1.55, 1.25, 2000)
 DRIFT = Drift(1000, 2e-3, 40.0, 45.0, 35.0, (1e-4, 2e-4, 3e-4, 9e-4), grows=True)
 SERVER = Server(
     rate=200.0,

@@ -34,6 +34,7 @@ def test_the_scenario_its_server_and_the_drift_have_columns_of_their_own() -> No
         **{"server_rate": "200.0", "server_percentile": "p99", "server_bound_ms": "20.0", "server_found_ms": "18.0"},
         **{"server_p50_ms": "5.0", "server_p90_ms": "9.0", "server_p99_ms": "18.0", "server_requests": "400"},
         **{"server_capped": "false", "server_p95_ms": "12.0", "server_mean_ms": "5.5"},
+        **{"server_device_p50_ms": "", "server_device_p99_ms": ""},
     }
     assert not any(value for name, value in first.items() if name.startswith(("drift_", "server_")))
 

@@ -15,6 +15,7 @@ from deploykit.bench import report as reports
 from deploykit.bench import schema
 from deploykit.bench.report import (
     Accuracy,
+    DeviceTime,
     Invariance,
     Latency,
     MetricResult,
@@ -71,6 +72,7 @@ def test_the_schema_is_a_schema_and_documents_every_field() -> None:
     for kind, name in (
         (Row, "row"),
         (Latency, "latency"),
+        (DeviceTime, "device"),
         (Speedup, "speedup"),
         (Tolerance, "tolerance"),
         (reports.Check, "check"),
@@ -78,6 +80,7 @@ def test_the_schema_is_a_schema_and_documents_every_field() -> None:
         (MetricResult, "metric"),
         (reports.GateResult, "gate"),
         (reports.ArtifactCoverage, "coverage"),
+        (reports.Server, "server"),
         (CoverageRow, "node"),
     ):
         assert {field.name for field in dataclasses.fields(kind)} == set(definitions[name]["properties"])

@@ -1,8 +1,10 @@
-"""``deploykit doctor`` on the fused int8 kernels, which nobody needs: their absence is told, and no problem."""
+"""``deploykit doctor`` on what nobody needs, the fused int8 kernels and a GPU: where absent, it is told, no problem."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from click.testing import Result
 
 from deploykit import kernels
 from deploykit.kernels import CpuPath
+from deploykit.trt.doctor import Facts, Load
 
 
 def line(result: Result) -> str:
@@ -58,3 +61,49 @@ def test_kernels_that_were_not_built(folder: Path, run: Callable[..., Result], m
     facts = json.loads(run("doctor", "--json", "-").stdout)
     assert facts["kernels"] == {"available": False, "reason": kernels.why_missing(), "path": None, "paths": {}}
     assert facts["problems"] == []
+
+
+def facts(monkeypatch: pytest.MonkeyPatch, facts: Facts) -> None:
+    monkeypatch.setattr("deploykit.trt.doctor.collect", lambda: facts)
+
+
+def test_what_is_optional_and_absent_is_told_and_no_problem(
+    folder: Path, run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts(monkeypatch, Facts(gpus=({"name": "NVIDIA H100", "driver": "580.1"},)))
+    result = run("doctor")
+    assert result.exit_code == 0
+    assert "everything needed is here." in result.stdout
+    shown = " ".join(result.stdout.split())
+    assert "TensorRT not installed: run pip install 'deploykit[trt]'." in shown
+    told = json.loads(run("doctor", "--json", "-").stdout)
+    assert told["gpu"] == {"devices": [{"name": "NVIDIA H100", "driver": "580.1"}], "reason": None}
+    assert told["tensorrt"][1] == {
+        "what": "TensorRT",
+        "state": "not installed",
+        "step": "run pip install 'deploykit[trt]'",
+        "wrong": False,
+    }
+    assert told["problems"] == []
+
+
+def test_parts_that_contradict_each_other_are_a_problem(
+    folder: Path, run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packages = {"tensorrt-cu13": "11.4.0.106", "tensorrt-cu12": "11.4.0.106", "pycuda": "2026.1"}
+    facts(monkeypatch, Facts(packages, tensorrt=Load("11.4.0.106"), pycuda=Load("2026.1", cuda=13)))
+    result = run("doctor")
+    assert result.exit_code == 1
+    assert "problem: TensorRT: its packages for CUDA 12 and 13 are installed together" in result.stdout
+    assert "everything needed is here" not in result.stdout
+    assert len(json.loads(run("doctor", "--json", "-").stdout)["problems"]) == 1
+
+
+def test_doctor_imports_no_gpu_library_of_its_own() -> None:
+    code = (
+        "import sys; from click.testing import CliRunner; from deploykit.cli import cli;"
+        "CliRunner().invoke(cli, ['doctor']);"
+        "print([name for name in ('tensorrt', 'pycuda', 'onnxruntime', 'torch') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

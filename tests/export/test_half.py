@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper, parser
 from torch import nn
 
 from deploykit.errors import ExportError
-from deploykit.export._half import to_half
+from deploykit.export._half import Form, to_half
 
 HEADER = '<ir_version: 10, opset_import: ["" : 20]>'
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
@@ -300,3 +300,42 @@ def test_what_torch_exports_and_nothing_is_said(
     assert TensorProto.FLOAT not in stored(half.graph).values()
     names = {node.name for node in half.graph.node}
     assert {node.name for node in program.model_proto.graph.node} <= names
+
+
+BFLOAT16 = Form(TensorProto.BFLOAT16, "bfloat16", "±3.39e38", ort=False)
+
+
+def test_bfloat16_rounds_to_the_nearest_and_keeps_what_float16_cannot_hold() -> None:
+    import ml_dtypes
+
+    values = np.array([1.0, 1 + 2**-8, 1 + 3 * 2**-8, -1e9, 1e-40, np.inf, -np.inf, np.nan], np.float32)
+    model = parse("g (float[8] x) => (float[8] y) { y = Add(x, w) }".replace("{", "<float[8] w = {0}> {", 1))
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(values, "w"))
+    half = to_half(model, form=BFLOAT16)
+    (weight,) = half.graph.initializer
+    assert weight.data_type == TensorProto.BFLOAT16
+    found = np.frombuffer(weight.raw_data, "<u2").view(ml_dtypes.bfloat16)
+    np.testing.assert_array_equal(found, values.astype(ml_dtypes.bfloat16))
+    assert [node.op_type for node in half.graph.node] == ["Cast", "Add", "Cast"]
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.full(8, 3.4e38, np.float32), "w"))
+    with pytest.raises(ExportError, match=r"w holds 3.4e\+38, and bfloat16 ends at"):
+        to_half(model, form=BFLOAT16)
+
+
+def test_the_detour_around_onnxruntime_is_taken_for_onnxruntime_alone() -> None:
+    model = parse(
+        "g (float[2, 3, 4] x) => (float[3, 2, 4] y) { z = Neg(x) t = Transpose <perm=[1, 0, 2]> (z) y = Neg(t) }"
+    )
+    plain = Form(TensorProto.FLOAT16, "float16", "±65504", ort=False)
+    casts = [
+        sum(node.op_type == "Cast" for node in to_half(model, **more).graph.node) for more in ({}, {"form": plain})
+    ]
+    assert casts == [4, 2]
+
+
+def test_what_a_form_lacks_stays_float32() -> None:
+    model = parse("g (float[2] x) => (float[2] y) { z = Neg(x) t = Exp(z) y = Neg(t) }")
+    form = Form(TensorProto.FLOAT16, "float16", "±65504", lacks=lambda node: node.op_type == "Exp")
+    assert [node.op_type for node in to_half(model, form=form).graph.node] == (
+        ["Cast", "Neg", "Cast", "Exp", "Cast", "Neg", "Cast"]
+    )

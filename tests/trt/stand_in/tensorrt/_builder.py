@@ -123,14 +123,14 @@ def layers(network: INetworkDefinition, config: IBuilderConfig) -> list[_plan.La
         if layer.name == os.environ.get(FALLBACK):
             kind = "FLOAT" if kind != "FLOAT" else "HALF"
         read = [tensor for source in merged for tensor in source._inputs[:1]] or layer._inputs
-        weights = sum(len(c.raw_data) for t in (*read, *layer._inputs) if (c := constants.get(t.name)) is not None)
+        weights = sum(_model.count(c) for t in (*read, *layer._inputs) if (c := constants.get(t.name)) is not None)
         found.append(
             _plan.Layer(
                 layer.name,
                 layer._node.op_type,
                 [each.name for each in (*merged, layer)],
                 kind,
-                [(t.name, kind if t._kind in FLOATS else t._kind) for t in read if t.name not in constants],
+                [(t.name, kind if merged or t._kind in FLOATS else t._kind) for t in read if t.name not in constants],
                 # What a product of eight-bit numbers hands on are numbers of the type it was asked in.
                 [
                     (t.name, (t._kind if merged and kind == "INT8" else kind) if t._kind in FLOATS else t._kind)

@@ -11,7 +11,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 #: TensorRT's names of ONNX's types. Older versions hold int64 as int32.
-TYPES = {
+TYPES: Mapping[int, str] = {
     TensorProto.FLOAT: "FLOAT",
     TensorProto.FLOAT16: "HALF",
     TensorProto.BFLOAT16: "BF16",
@@ -125,6 +125,11 @@ def filled(model: onnx.ModelProto) -> onnx.ModelProto:
         if count and not tensor.raw_data and not numpy_fields(tensor):
             tensor.raw_data = bytes(count * np.dtype(ARRAYS[TYPES[tensor.data_type]]).itemsize)
     return changed
+
+
+def count(tensor: TensorProto) -> int:
+    """How many numbers of weights a tensor holds."""
+    return int(np.prod(tuple(tensor.dims))) if TYPES.get(tensor.data_type) in ARRAYS else 0
 
 
 def numpy_fields(tensor: TensorProto) -> bool:
