@@ -91,19 +91,22 @@ def test_ort_says_that_it_is_closed(tmp_path: Path) -> None:
         runner.infer(X)
 
 
-def test_trt_says_what_is_missing_and_never_pretends(monkeypatch: pytest.MonkeyPatch) -> None:
-    backend = registry.backend("trt")
+@pytest.mark.parametrize("name", ["trt", "trt-graph"])
+def test_trt_says_what_is_missing_one_after_another(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    backend = registry.backend(name)
     present: set[str] = set()
-    monkeypatch.setattr("deploykit.backends.trt.find_spec", lambda name: name if name in present else None)
-    assert (
-        backend.available() == "TensorRT is not installed: run pip install 'deploykit[trt]' (it needs an NVIDIA GPU)."
-    )
+    monkeypatch.setattr("deploykit.trt.library.find_spec", lambda module: module if module in present else None)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    told = "is not installed: run pip install 'deploykit[trt]' (it needs an NVIDIA GPU)."
+    assert backend.available() == f"TensorRT {told}"
     present.add("tensorrt")
-    assert backend.available() == "pycuda is not installed: run pip install 'deploykit[trt]' (it needs an NVIDIA GPU)."
+    assert backend.available() == f"pycuda {told}"
     present.add("pycuda")
-    assert "cannot build or run TensorRT engines yet" in str(backend.available())
-    with pytest.raises(BackendUnavailableError, match="yet"):
+    assert "CUDA_VISIBLE_DEVICES hides every GPU from TensorRT" in str(backend.available())
+    with pytest.raises(BackendUnavailableError, match="CUDA_VISIBLE_DEVICES"):
         backend.open(torch_artifact(), RunOptions())
+    monkeypatch.setattr("deploykit.trt.cuda.gpu_missing", lambda: None)
+    assert backend.available() is None
 
 
 def test_torch_compile_says_which_compiler_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
