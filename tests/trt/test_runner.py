@@ -297,6 +297,7 @@ def test_whatever_tensorrt_refuses_is_a_sentence_and_the_runner_lives_on(
         with monkeypatch.context() as patch:
             patch.setattr(stand_in.IExecutionContext, method, refuse)
             refused(lambda: runner.infer(feeds(4, 100)), "TensorRT")
+        assert runner._device._stream.is_done()
         # Shapes that were bound before, and other numbers in memory that a copy may have been left in.
         assert np.array_equal(runner.infer(other)["y"], expected)
 
