@@ -67,11 +67,14 @@ def test_it_answers_as_onnxruntime_does_and_records_each_shape_once(
 def test_the_graphs_kept_are_bounded_and_the_oldest_goes_first(
     played: Recording, engine: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from pycuda import _state
+
     monkeypatch.setattr(graph_runner, "KEPT", 2)
     with GraphRunner(engine) as runner:
         for time in (1, 2, 1, 3, 1, 2):
             runner.infer(feeds(1, time))
             assert played.live["executable"] <= 2
+            assert _state.STATE.live["memory"] <= 2 * 3  # three tensors each
         assert played.captures == 1 + 4  # 2 was forgotten for 3, and 1 never was
     assert played.order.count("executable") == 5
 
