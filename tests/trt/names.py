@@ -128,6 +128,8 @@ class Reader(ast.NodeVisitor):
     scopes: list[dict[str, str]] = field(default_factory=lambda: [{}])
     selves: list[dict[str, str]] = field(default_factory=lambda: [{}])
     functions: list[str] = field(default_factory=list)
+    #: What a class of ours that TensorRT calls does not define.
+    undefined: list[Use] = field(default_factory=list)
     #: Functions, parameters and attributes of our own.
     own: set[str] = field(default_factory=set)
 
@@ -215,8 +217,13 @@ class Reader(ast.NodeVisitor):
 
     def visit_ClassDef(self, node: ast.ClassDef) -> None:
         self.selves.append({})
+        defined = {each.name for each in node.body if isinstance(each, ast.FunctionDef)}
         for base in node.bases:
             self.visit(base)
+            if (owner := inside(self.of(base), "type")) is not None:
+                callbacks = [each["classes"].get(owner, {}).get("methods", {}) for each in self.types.apis]
+                wanted = {name for each in callbacks for name in each if not name.startswith("__")}
+                self.undefined += [Use(f"{owner}.{name}", node.lineno) for name in sorted(wanted - defined)]
         # Twice: a method may use what one further down has assigned.
         for _ in range(2):
             for statement in node.body:
@@ -289,6 +296,12 @@ class Reader(ast.NodeVisitor):
         function = ast.unparse(node.func).rpartition(".")[2]
         if function in {"member", "has"} and (name := told(node)) is not None:
             self.uses.append(Use(name, node.lineno, asked=True))
+
+    def visit_Constant(self, node: ast.Constant) -> None:
+        """``"BuilderFlag.FP16"`` anywhere: it is on its way to ``member`` or ``has``."""
+        owner, _, member = node.value.partition(".") if isinstance(node.value, str) else ("", "", "")
+        if member.isidentifier() and self.types.known(owner):
+            self.uses.append(Use(f"{owner}.{member}", node.lineno, asked=True))
 
 
 def told(node: ast.Call) -> str | None:

@@ -42,6 +42,7 @@ def wrong(modules: Mapping[str, str]) -> list[str]:
             unsaid = [version for version in lacking if use.name not in TABLES or has(parse_version(version), use.name)]
             if unsaid:
                 found.append(f"{module}:{use.line}: TensorRT {', '.join(unsaid)} has no {use.name}")
+        found += [f"{module}:{use.line}: {use.name} is not defined" for use in reader.undefined]
     own = {name for reader in readers.values() for name in reader.own}
     listed = {name.rpartition(".")[2] for name in TABLES}
     for module, reader in readers.items():
@@ -89,6 +90,8 @@ def test_the_tables_say_what_the_bindings_have(version: str, name: str) -> None:
         ("loaded = library.load()\nloaded.IInt8EntropyCalibrator2()", "11.4.0.106 has no IInt8EntropyCalibrator2"),
         ("anything.execute_async_v2([], 0)", ".execute_async_v2 is in some versions of TensorRT alone"),
         ("library.member(trt, 'BuilderFlag.DEBUG')", "BuilderFlag.DEBUG is asked for, and is in neither table"),
+        ("for flag in ('BuilderFlag.DEBUG',):\n    has(version, flag)", "BuilderFlag.DEBUG is asked for"),
+        ("class Log(trt.ILogger):\n    def logs(self, severity, msg): ...", "ILogger.log is not defined"),
         ("held.runtime = trt.Runtime(logger)\nclass A:\n    def f(self):\n        self.b = trt.Builder(logger)\n"
          "    def g(self):\n        self.b.max_workspace_size", "Builder.max_workspace_size"),
     ],
