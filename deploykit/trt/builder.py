@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploykit.artifact import Artifact, Engine
 from deploykit.errors import BuildError
-from deploykit.graphs import subgraphs
+from deploykit.graphs import inferred, subgraphs
 from deploykit.trt import inspector, library, profiles
 from deploykit.trt.library import has
 from deploykit.trt.options import NAMES, BuildOptions, Precision
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     import onnx
     import tensorrt as trt
 
-_FLOATS = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
 _SILENT = "it gave no reason"
 
 
@@ -57,40 +56,48 @@ class Builder:
         self._stopped: list[BaseException] = []
 
     def run(self) -> Built:
+        """Build, and ask the inspector what came of it.
+
+        Raises:
+            BuildError: TensorRT refused the graph, a setting or a profile, or could not build; in its own words.
+        """
+        types = dict(_types(self._model.graph, inferred(self._model)))
+        int8 = between_qdq(self._model) if self._precision == "int8" else ()
+        begin = time.perf_counter()
+        with tempfile.TemporaryDirectory(prefix="deploykit-") as folder:
+            plan, timings = self._built(Path(folder), types)
+        seconds = time.perf_counter() - begin
+        self._say("asking what became of each layer")
+        found = self._inspect(plan)
+        engine = replace(
+            self._engine,
+            build_seconds=round(seconds, 3),
+            layers=inspector.count(found),
+            fallbacks=inspector.fallbacks(found, NAMES[self._precision], types, int8),
+        )
+        return Built(plan, engine, timings)
+
+    def _built(self, folder: Path, types: Mapping[str, str]) -> tuple[bytes, bytes]:
+        """The plan, and what the timing cache holds now."""
         self._say("reading the graph")
         network = self._network()
-        self._parse(network)
+        # To be held until the engine is built, as TensorRT keeps plain pointers to them: the parser owns the weights.
+        parser = self._parse(network, folder)
         config = self._builder.create_builder_config()
-        # Both have to live until the engine is built: TensorRT keeps plain pointers to them.
         cache, watching = self._configure(config), self._watch(config)
         self._set_profiles(network, config)
-        tensors = self._constrain(network, config)
-        begin = time.perf_counter()
+        self._constrain(network, config, types)
         self._say("building; this takes minutes")
         serialized = self._builder.build_serialized_network(network, config)
-        seconds = time.perf_counter() - begin
         if self._stopped:
             raise self._stopped[0]
         if serialized is None:
             raise BuildError(
-                f"TensorRT could not build {self._planned.path.name}: "
-                f"{self._messages.told(_SILENT)}; with too little memory, free some of the GPU's, or lower "
-                "the largest shape in --shapes."
+                f"TensorRT could not build {self._planned.path.name}: {self._messages.told(_SILENT)}; with too little "
+                "memory, free some of the GPU's, or lower the largest shape in --shapes."
             )
-        plan = bytes(memoryview(serialized))
-        del watching
-        found = self._inspect(plan)
-        int8 = between_qdq(self._model) if self._precision == "int8" else ()
-        return Built(
-            plan,
-            replace(
-                self._engine,
-                build_seconds=round(seconds, 3),
-                layers=inspector.count(found),
-                fallbacks=inspector.fallbacks(found, NAMES[self._precision], tensors, int8),
-            ),
-            bytes(memoryview(cache.serialize())) if cache is not None else b"",
-        )
+        del parser, watching
+        return bytes(memoryview(serialized)), b"" if cache is None else bytes(memoryview(cache.serialize()))
 
     def _network(self) -> trt.INetworkDefinition:
         import tensorrt as trt
@@ -104,7 +111,7 @@ class Builder:
             raise BuildError(f"TensorRT made no network: {self._messages.told(_SILENT)}.")
         return network
 
-    def _parse(self, network: trt.INetworkDefinition) -> None:
+    def _parse(self, network: trt.INetworkDefinition, folder: Path) -> trt.OnnxParser:
         import onnx
         import tensorrt as trt
 
@@ -112,16 +119,13 @@ class Builder:
         # Engines for other versions or GPUs need it; it is the default from 10 on.
         parser.set_flag(trt.OnnxParserFlag.NATIVE_INSTANCENORM)
         # By way of a file: no message of protobuf holds the weights of more than 2 GiB.
-        with tempfile.TemporaryDirectory(prefix="deploykit-") as folder:
-            file = Path(folder, "model.onnx")
-            onnx.save_model(
-                self._model, file, save_as_external_data=self._model.ByteSize() > 2**31 - 2**20, location="model.data"
-            )
-            parsed = parser.parse_from_file(str(file))
-        told = [self._parser_error(parser.get_error(index)) for index in range(parser.num_errors)]
-        if told or not parsed:
-            why = "; ".join(told) or self._messages.told("it gave no reason")
-            raise BuildError(f"TensorRT {self._engine.tensorrt} cannot read {self._planned.path.stem}.onnx: {why}.")
+        file, large = folder / "model.onnx", self._model.ByteSize() > 2**31 - 2**20
+        onnx.save_model(self._model, file, save_as_external_data=large, location="model.data")
+        if not parser.parse_from_file(str(file)):
+            told = [self._parser_error(parser.get_error(index)) for index in range(parser.num_errors)]
+            why = "; ".join(told) or self._messages.told(_SILENT)
+            raise BuildError(f"TensorRT {self._engine.tensorrt} cannot read {self._planned.name}: {why}.")
+        return parser
 
     def _parser_error(self, error: trt.ParserError) -> str:
         """The node that the parser stopped at, and why."""
@@ -204,29 +208,29 @@ class Builder:
                 why = self._messages.told(_SILENT)
                 raise BuildError(f"TensorRT refuses the profile {profiles.told(profile)}: {why}.")
 
-    def _constrain(self, network: trt.INetworkDefinition, config: trt.IBuilderConfig) -> dict[str, str]:
-        """Hold every layer to its type in the graph; returns the float types by tensor."""
+    def _constrain(self, network: trt.INetworkDefinition, config: trt.IBuilderConfig, types: Mapping[str, str]) -> None:
+        """Hold every layer of a network that is not strongly typed to its type in the graph."""
         import tensorrt as trt
 
-        weak = not has(self._version, "NetworkDefinitionCreationFlag.STRONGLY_TYPED")
-        if weak and self._precision != "fp32":
-            # Without the flag TensorRT would compute in float32, and say nothing.
-            config.set_flag(
-                library.member(trt, "BuilderFlag.INT8" if self._precision == "int8" else "BuilderFlag.FP16")
-            )
-            config.set_flag(library.member(trt, "BuilderFlag.OBEY_PRECISION_CONSTRAINTS"))
-        types: dict[str, str] = {}
+        if has(self._version, "NetworkDefinitionCreationFlag.STRONGLY_TYPED") or self._precision == "fp32":
+            return
+        # Without the flag TensorRT would compute in float32, and say nothing.
+        flag = "BuilderFlag.INT8" if self._precision == "int8" else "BuilderFlag.FP16"
+        config.set_flag(library.member(trt, flag))
+        config.set_flag(library.member(trt, "BuilderFlag.OBEY_PRECISION_CONSTRAINTS"))
+        if self._precision == "int8":
+            return  # Q/DQ nodes are constraints themselves
+        kinds = {"float32": trt.DataType.FLOAT, "float16": trt.DataType.HALF}
         for index in range(network.num_layers):
             layer: Any = network.get_layer(index)
             for number in range(layer.num_outputs):
                 tensor = layer.get_output(number)
-                if tensor is None or tensor.dtype.name not in _FLOATS:
-                    continue
-                types[tensor.name] = _FLOATS[tensor.dtype.name]
-                if weak and self._precision == "fp16":
-                    layer.precision = tensor.dtype
-                    layer.set_output_type(number, tensor.dtype)
-        return types
+                if tensor is not None and tensor.dtype in kinds.values():
+                    # By the graph: TensorRT itself calls a value float32 until somebody says otherwise. What it has and
+                    # the graph has not lies within a node, and has the precision asked for.
+                    kind = kinds[types.get(tensor.name, NAMES[self._precision])]
+                    layer.precision = kind
+                    layer.set_output_type(number, kind)
 
     def _inspect(self, plan: bytes) -> list[inspector.Layer]:
         import tensorrt as trt
@@ -250,6 +254,23 @@ class Builder:
 def between_qdq(model: onnx.ModelProto) -> list[str]:
     """The products whose operands both come from DequantizeLinear, in the graph and in those inside it."""
     return [node.name for node in _between(model.graph)]
+
+
+def _types(graph: onnx.GraphProto, typed: onnx.GraphProto) -> Iterator[tuple[str, str]]:
+    """The float types that a graph, and those inside it, give their values, by name."""
+    import onnx
+
+    names = {
+        onnx.TensorProto.FLOAT: "float32",
+        onnx.TensorProto.FLOAT16: "float16",
+        onnx.TensorProto.BFLOAT16: "bfloat16",
+    }
+    for value in (*typed.value_info, *typed.output):
+        if (kind := names.get(value.type.tensor_type.elem_type)) is not None:
+            yield value.name, kind
+    for node, typed_node in zip(graph.node, typed.node, strict=True):
+        for inner, typed_inner in zip(subgraphs(node), subgraphs(typed_node), strict=True):
+            yield from _types(inner, typed_inner)
 
 
 def _between(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:

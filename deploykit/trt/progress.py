@@ -24,19 +24,18 @@ def monitor(say: Callable[[str], None], stopped: list[BaseException]) -> trt.IPr
             self.phases: dict[str, tuple[int, int]] = {}
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            self.phases[phase_name] = (0, num_steps)
-            self.tell()
+            self.tell(phase_name, 0, num_steps)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            self.phases[phase_name] = (step + 1, self.phases.get(phase_name, (0, 0))[1])
-            self.tell()
+            self.tell(phase_name, step + 1)
             return not stopped
 
         def phase_finish(self, phase_name: str) -> None:
             self.phases.pop(phase_name, None)
 
-        def tell(self) -> None:
+        def tell(self, phase: str, done: int, steps: int | None = None) -> None:
             try:
+                self.phases[phase] = (done, self.phases[phase][1] if steps is None else steps)
                 # A copy: TensorRT may call from several threads.
                 say(": ".join(f"{name} {done}/{steps}" for name, (done, steps) in list(self.phases.items())))
             except BaseException as error:

@@ -243,10 +243,9 @@ def test_the_parser_s_own_errors_carry_the_node(
     source: Artifact, stand_in: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = artifacts.load_onnx(source.path)
-    model.graph.node[1].name = "/rnn/RNN"
-    _unknown(model.graph.node[1])
+    model.graph.node.append(helper.make_node("DynamicQuantizeLinear", ["y"], ["q", "s", "z"], name="/head/Quantize"))
     monkeypatch.setattr("deploykit.trt.build.ready", lambda *_: model)
-    with pytest.raises(BuildError, match=r"cannot read contract.*/rnn/RNN \(Mystery\)"):
+    with pytest.raises(BuildError, match=r"cannot read contract.*/head/Quantize \(DynamicQuantizeLinear\)"):
         build(source)
 
 

@@ -65,7 +65,9 @@ class ITensor(Bound):
     def _begin(self, name: str, kind: str, shape: tuple[int, ...], role: str = "") -> None:
         super()._begin()
         self._kind, self._role = kind, role
-        self._dtype = data_type(kind)
+        # A value inside a network that is not strongly typed counts as float32 until somebody sets its type.
+        untyped = NUMBERS < (10,) and not role and kind in {"HALF", "BF16"}
+        self._dtype = DataType.FLOAT if untyped else data_type(kind)
         self._default(name=name, shape=Dims(shape), location=TensorLocation.DEVICE, dtype=self._dtype)
 
     @property
