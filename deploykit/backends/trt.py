@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from deploykit.artifact import Artifact
 from deploykit.backends import Backend, Runner, RunOptions
 from deploykit.backends._files import loading
 from deploykit.errors import BackendUnavailableError
 from deploykit.trt import cuda, library
-
-
-def unavailable() -> str | None:
-    """Why engines cannot run here, in one sentence; None where they may. Looks, and starts nothing."""
-    return library.missing() or cuda.gpu_missing()
 
 
 class TrtBackend(Backend):
@@ -21,19 +18,23 @@ class TrtBackend(Backend):
     extra = "trt"
     made_by = "deploykit build"
     summary = "TensorRT on an NVIDIA GPU"
-    default = "always"
+    default: Literal["always", "available", "never"] = "always"
 
     def available(self) -> str | None:
-        return unavailable()
+        # Both look, and start nothing: an import of TensorRT would start the GPU's driver.
+        return library.missing() or cuda.gpu_missing()
 
     def open(self, artifact: Artifact, options: RunOptions) -> Runner:
         reason = self.available()
         if reason is not None:
             raise BackendUnavailableError(reason)
         with loading(artifact.path, "TensorRT"):
-            from deploykit.trt.runner import TrtRunner
+            return self._runner(artifact)
 
-            return TrtRunner(artifact)
+    def _runner(self, artifact: Artifact) -> Runner:
+        from deploykit.trt.runner import TrtRunner
+
+        return TrtRunner(artifact)
 
 
 BACKEND = TrtBackend()

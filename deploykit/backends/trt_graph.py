@@ -3,32 +3,20 @@
 from __future__ import annotations
 
 from deploykit.artifact import Artifact
-from deploykit.backends import Backend, Runner, RunOptions
-from deploykit.backends._files import loading
-from deploykit.backends.trt import unavailable
-from deploykit.errors import BackendUnavailableError
+from deploykit.backends import Runner
+from deploykit.backends.trt import TrtBackend
 
 
-class TrtGraphBackend(Backend):
+class TrtGraphBackend(TrtBackend):
     """Refuses an engine that cannot be recorded, rather than run it in another way."""
 
-    accepts = frozenset({"trt-engine"})
-    extra = "trt"
-    made_by = "deploykit build"
     summary = "TensorRT on an NVIDIA GPU, replayed from a CUDA graph"
     default = "never"
 
-    def available(self) -> str | None:
-        return unavailable()
+    def _runner(self, artifact: Artifact) -> Runner:
+        from deploykit.trt.graph_runner import GraphRunner
 
-    def open(self, artifact: Artifact, options: RunOptions) -> Runner:
-        reason = self.available()
-        if reason is not None:
-            raise BackendUnavailableError(reason)
-        with loading(artifact.path, "TensorRT"):
-            from deploykit.trt.graph_runner import GraphRunner
-
-            return GraphRunner(artifact)
+        return GraphRunner(artifact)
 
 
 BACKEND = TrtGraphBackend()

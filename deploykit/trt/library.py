@@ -77,15 +77,6 @@ def require() -> None:
         )
 
 
-def load() -> ModuleType:
-    """The module ``tensorrt``."""
-    require()
-    import tensorrt
-
-    module: ModuleType = tensorrt
-    return module
-
-
 def installed_text() -> str:
     """The version of the TensorRT that ``require`` has imported, as it says itself."""
     import tensorrt
