@@ -34,37 +34,17 @@ def adopted(path: Path) -> Artifact:
     """
     written = plan.header_version(path)
     library.require()
-    import tensorrt as trt
-
-    from deploykit.trt.log import Messages, logger
-
     gpu = cuda.describe()
-    messages = Messages()
     with cuda.context():
-        runtime = trt.Runtime(logger(messages))
-        engine = runtime.deserialize_cuda_engine(path.read_bytes())
-        if engine is None:
-            raise ArtifactError(
-                f"TensorRT {library.installed_text()} cannot load {path.name}, which version "
-                f"{'.'.join(map(str, written))} wrote: {messages.told('it gave no reason')}."
-            )
-        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-        inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
-        shapes = {
-            name: [
-                tuple(tuple(int(size) for size in shape) for shape in engine.get_tensor_profile_shape(name, number))
-                for number in range(engine.num_optimization_profiles)
-            ]
-            for name in inputs
-        }
-        specs = {name: _spec(name, engine.get_tensor_dtype(name).name, engine.get_tensor_shape(name)) for name in names}
+        # In a function of its own: what TensorRT made is released when that returns, while the context is current.
+        specs, inputs, shapes = _described(path, ".".join(map(str, written)))
     return Artifact(
         path,
         "trt-engine",
         "float32",
         sha256_file(path),
         inputs=tuple(specs[name] for name in inputs),
-        outputs=tuple(specs[name] for name in names if name not in inputs),
+        outputs=tuple(specs[name] for name in specs if name not in inputs),
         name=path.stem,
         size_bytes=path.stat().st_size,
         engine=Engine(
@@ -78,6 +58,38 @@ def adopted(path: Path) -> Artifact:
             ),
         ),
     )
+
+
+def _described(
+    path: Path, written: str
+) -> tuple[dict[str, TensorSpec], list[str], dict[str, list[tuple[tuple[int, ...], ...]]]]:
+    """Its inputs and outputs by name, which of them are inputs, and their shapes in each profile."""
+    import tensorrt as trt
+
+    from deploykit.trt.log import Messages, hearing, logger
+
+    messages = Messages()
+    with hearing(messages):
+        try:
+            engine = trt.Runtime(logger()).deserialize_cuda_engine(path.read_bytes())
+        except TypeError:  # what the bindings raise where TensorRT makes no runtime
+            engine = None
+        if engine is None:
+            raise ArtifactError(
+                f"TensorRT {library.installed_text()} cannot load {path.name}, which version {written} wrote: "
+                f"{messages.told('it gave no reason')}."
+            )
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+        shapes = {
+            name: [
+                tuple(tuple(int(size) for size in shape) for shape in engine.get_tensor_profile_shape(name, number))
+                for number in range(engine.num_optimization_profiles)
+            ]
+            for name in inputs
+        }
+        specs = {name: _spec(name, engine.get_tensor_dtype(name).name, engine.get_tensor_shape(name)) for name in names}
+        return specs, inputs, shapes
 
 
 def _spec(name: str, kind: str, shape: object) -> TensorSpec:

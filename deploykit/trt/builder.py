@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploykit.artifact import Artifact, Engine
-from deploykit.errors import BuildError
+from deploykit.errors import BuildError, first_line
 from deploykit.graphs import inferred, subgraphs
 from deploykit.trt import inspector, library, profiles
 from deploykit.trt.library import has
@@ -44,16 +44,19 @@ class Builder:
     ) -> None:
         import tensorrt as trt
 
-        from deploykit.trt.log import Messages, logger
+        from deploykit.trt.log import Messages, hearing, logger
 
         assert planned.engine is not None
         self._planned, self._engine, self._model = planned, planned.engine, model
         self._precision, self._options, self._timing_cache, self._say = precision, options, timing_cache, progress
         self._version = library.installed()
         self._messages: Messages = Messages()
-        self._logger = logger(self._messages)
-        self._builder = trt.Builder(self._logger)
-        self._stopped: list[BaseException] = []
+        self._stopped = self._messages.stopped
+        try:
+            with hearing(self._messages):
+                self._builder = trt.Builder(logger())
+        except TypeError as error:  # what the bindings raise where TensorRT makes none
+            raise BuildError(f"TensorRT cannot start: {self._messages.told(first_line(error))}.") from error
 
     def run(self) -> Built:
         """Build, and ask the inspector what came of it.
@@ -61,6 +64,12 @@ class Builder:
         Raises:
             BuildError: TensorRT refused the graph, a setting or a profile, or could not build; in its own words.
         """
+        from deploykit.trt.log import hearing
+
+        with hearing(self._messages):
+            return self._run()
+
+    def _run(self) -> Built:
         types = dict(_types(self._model.graph, inferred(self._model)))
         int8 = between_qdq(self._model) if self._precision == "int8" else ()
         begin = time.perf_counter()
@@ -90,7 +99,7 @@ class Builder:
         self._say("building; this takes minutes")
         serialized = self._builder.build_serialized_network(network, config)
         if self._stopped:
-            raise self._stopped[0]
+            raise self._stopped.pop(0)
         if serialized is None:
             raise BuildError(
                 f"TensorRT could not build {self._planned.path.name}: {self._messages.told(_SILENT)}; with too little "
@@ -115,7 +124,9 @@ class Builder:
         import onnx
         import tensorrt as trt
 
-        parser = trt.OnnxParser(network, self._logger)
+        from deploykit.trt.log import logger
+
+        parser = trt.OnnxParser(network, logger())
         # Engines for other versions or GPUs need it; it is the default from 10 on.
         parser.set_flag(trt.OnnxParserFlag.NATIVE_INSTANCENORM)
         # By way of a file: no message of protobuf holds the weights of more than 2 GiB.
@@ -173,6 +184,7 @@ class Builder:
         for content in dict.fromkeys((before, b"")):
             cache = config.create_timing_cache(content)
             if cache is not None and config.set_timing_cache(cache, False):
+                self._messages.told("")  # why the first was no use is nobody's reason for a failure later on
                 return cache
         raise BuildError(f"TensorRT took no timing cache: {self._messages.told(_SILENT)}.")
 
@@ -202,7 +214,7 @@ class Builder:
                 smallest, tuned, largest = (trt.Dims(list(shape)) for shape in profile[one.name])
                 try:
                     made.set_shape(one.name, smallest, tuned, largest)
-                except ValueError as error:
+                except (RuntimeError, ValueError) as error:  # the first by the bindings, the second by their docs
                     raise BuildError(f"TensorRT refuses the shapes of {one.name}: {error}.") from error
             if config.add_optimization_profile(made) < 0:
                 why = self._messages.told(_SILENT)
@@ -223,9 +235,12 @@ class Builder:
         kinds = {"float32": trt.DataType.FLOAT, "float16": trt.DataType.HALF}
         for index in range(network.num_layers):
             layer: Any = network.get_layer(index)
+            if layer.type == trt.LayerType.CONSTANT:
+                continue  # it has its numbers' own type; another one would round them
             for number in range(layer.num_outputs):
                 tensor = layer.get_output(number)
-                if tensor is not None and tensor.dtype in kinds.values():
+                # Numbers that shapes are computed from stay out of it: the host computes these.
+                if tensor is not None and tensor.dtype in kinds.values() and tensor.is_execution_tensor:
                     # By the graph: TensorRT itself calls a value float32 until somebody says otherwise. What it has and
                     # the graph has not lies within a node, and has the precision asked for.
                     kind = kinds[types.get(tensor.name, NAMES[self._precision])]
@@ -235,14 +250,19 @@ class Builder:
     def _inspect(self, plan: bytes) -> list[inspector.Layer]:
         import tensorrt as trt
 
-        runtime = trt.Runtime(self._logger)
+        from deploykit.trt.log import logger
+
+        runtime = trt.Runtime(logger())
         if self._options.version_compatible:
             runtime.engine_host_code_allowed = True
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
             raise BuildError(f"TensorRT cannot load the plan it has just built: {self._messages.told(_SILENT)}.")
-        inspected = engine.create_engine_inspector()
-        # Up to 8.6 layers of dynamic shapes have no types before somebody says which shapes.
+        # A version-compatible plan brings a runtime of its own, which may have none.
+        inspected: trt.EngineInspector | None = engine.create_engine_inspector()
+        if inspected is None:
+            return []
+        # Layers of dynamic shapes have no types before somebody says which shapes.
         context = engine.create_execution_context()
         if context is not None:
             for name, shapes in self._engine.profiles[0].items():

@@ -12,7 +12,7 @@ from deploykit.errors import ArtifactError, BackendFailedError, DeploykitError, 
 from deploykit.files import sha256_file
 from deploykit.trt import cuda, library, plan
 from deploykit.trt.dtypes import HELD, PUBLIC
-from deploykit.trt.log import Messages, logger
+from deploykit.trt.log import Messages, hearing, logger
 from deploykit.types import TensorSpec
 
 if TYPE_CHECKING:
@@ -78,8 +78,7 @@ class Engine:
         self.messages = Messages()
         self.name = artifact.path.name
         with self.saying(f"TensorRT cannot load {self.name}"):
-            self._logger = logger(self.messages)
-            self._runtime: trt.Runtime = trt.Runtime(self._logger)
+            self._runtime: trt.Runtime = trt.Runtime(logger())
             if options.get("version_compatible"):
                 # Such a plan holds the code of a lean runtime. It was built here or is vouched for: see ``plan``.
                 self._runtime.engine_host_code_allowed = True
@@ -105,7 +104,8 @@ class Engine:
         from pycuda import driver
 
         try:
-            yield
+            with hearing(self.messages):
+                yield
         except (DeploykitError, driver.Error):
             raise
         except Exception as error:  # the bindings raise RuntimeError, TypeError and more
@@ -216,8 +216,8 @@ class Engine:
         source = _source(artifact)
         version = library.parse_version(self.version)
         model = prepared(load_onnx(source), _PRECISIONS[artifact.precision], version)
-        refitter = trt.Refitter(self._engine, self._logger)
-        parser = library.member(trt, "OnnxParserRefitter")(refitter, self._logger)
+        refitter = trt.Refitter(self._engine, logger())
+        parser = library.member(trt, "OnnxParserRefitter")(refitter, logger())
         what = f"TensorRT cannot take the weights of {source.name} into {self.name}"
         if not parser.refit_from_bytes(model.SerializeToString()):
             said = "; ".join(str(parser.get_error(number).desc()) for number in range(parser.num_errors))

@@ -37,7 +37,8 @@ _MOVERS = {"reformat", "constant", "shapehosttodevice", "devicetoshapehost", "sh
 class Layer:
     """One layer of an engine: its name, its kind, the ONNX nodes it was made of, and its inputs' and outputs' types.
 
-    Types are by tensor name, None where the inspector does not tell.
+    Types are by tensor name, None where the inspector does not tell, as it may not where shapes vary ("N/A due to
+    dynamic shapes"). ``weights`` is the type of its weights, where it has some: that is told all the same.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Layer:
     nodes: frozenset[str]
     inputs: Mapping[str, str | None]
     outputs: Mapping[str, str | None]
+    weights: str | None = None
 
     @property
     def computes(self) -> bool:
@@ -53,11 +55,14 @@ class Layer:
 
     @property
     def type(self) -> str | None:
-        """The type it computes in: int8 where it takes such a tensor, else its outputs' float type, else any."""
+        """The type it computes in: int8 where it takes such a tensor, else its outputs' float type, else any.
+
+        Where no tensor's is told, its weights' type.
+        """
         if "int8" in self.inputs.values():
             return "int8"
         known = [one for one in (*self.outputs.values(), *self.inputs.values()) if one is not None]
-        return next((one for one in known if one in FLOATS), known[0] if known else None)
+        return next((one for one in known if one in FLOATS), known[0] if known else self.weights)
 
     def made_of(self, node: str) -> bool:
         """Whether an ONNX node went into it."""
@@ -107,8 +112,8 @@ def fallbacks(
                 told.append(f"{layer.name} makes {name} in {made}, and {expected} was asked for.")
     for node in int8_nodes:
         of_node = [layer for layer in found if layer.computes and layer.made_of(node)]
-        types = sorted({layer.type or "unknown" for layer in of_node})
-        if of_node and "int8" not in types:
+        types = sorted({layer.type for layer in of_node if layer.type is not None})
+        if types and "int8" not in types:
             told.append(f"{node} runs in {', '.join(types)}, and int8 was asked for.")
     return tuple(dict.fromkeys(told))
 
@@ -119,12 +124,14 @@ def type_of(text: str) -> str | None:
 
 
 def _layer(data: Mapping[str, Any]) -> Layer:
+    weights = data.get("Weights")
     return Layer(
         str(data.get("Name", "")),
         str(data.get("LayerType", "")),
         frozenset(_NODE.findall(str(data.get("Metadata", "")))),
         _tensors(data.get("Inputs")),
         _tensors(data.get("Outputs")),
+        type_of(str(weights.get("Type", ""))) if isinstance(weights, dict) else None,
     )
 
 

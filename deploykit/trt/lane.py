@@ -131,6 +131,7 @@ class Lane:
         if context.active_optimization_profile != profile:
             self._need(context.set_optimization_profile_async(profile, self._device.stream), f"profile {profile}")
             self._device.synchronize()
+            self._addresses.clear()  # whether they outlive a change of the profile, TensorRT does not say
         for name, shape in shapes.items():
             self._need(context.set_input_shape(name, shape), f"the shape {shape} of the input {name!r}")
         for port in hosts:

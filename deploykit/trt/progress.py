@@ -35,7 +35,8 @@ def monitor(say: Callable[[str], None], stopped: list[BaseException]) -> trt.IPr
 
         def tell(self, phase: str, done: int, steps: int | None = None) -> None:
             try:
-                self.phases[phase] = (done, self.phases[phase][1] if steps is None else steps)
+                # Names may be the same in two threads: the one that ends first takes the other's away.
+                self.phases[phase] = (done, self.phases.get(phase, (0, done))[1] if steps is None else steps)
                 # A copy: TensorRT may call from several threads.
                 say(": ".join(f"{name} {done}/{steps}" for name, (done, steps) in list(self.phases.items())))
             except BaseException as error:

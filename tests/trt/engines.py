@@ -13,7 +13,7 @@ from deploykit import artifact
 from deploykit.artifact import Artifact, Engine
 from deploykit.files import sha256_file
 from deploykit.trt import cuda
-from deploykit.trt.log import Messages, logger
+from deploykit.trt.log import Messages, hearing, logger
 from deploykit.types import TensorSpec
 
 Shape = tuple[int, ...]
@@ -69,22 +69,8 @@ def build(
         onnx.save(source, path)
         source = path
     messages = Messages()
-    kept = logger(messages)
-    builder = trt.Builder(kept)
-    creation = trt.NetworkDefinitionCreationFlag
-    name = next((name for name in ("STRONGLY_TYPED", "EXPLICIT_BATCH") if hasattr(creation, name)), None)
-    network = builder.create_network(0 if name is None else 1 << int(getattr(creation, name)))
-    parser = trt.OnnxParser(network, kept)
-    assert parser.parse(source.read_bytes()), [parser.get_error(index).desc() for index in range(parser.num_errors)]
-    config = builder.create_builder_config()
-    for flag in flags:
-        config.set_flag(getattr(trt.BuilderFlag, flag))
-    for shapes in profiles:
-        profile = builder.create_optimization_profile()
-        for tensor, (low, tuned, high) in shapes.items():
-            profile.set_shape(tensor, low, tuned, high)
-        assert config.add_optimization_profile(profile) >= 0
-    plan = builder.build_serialized_network(network, config)
+    with hearing(messages):
+        plan = _plan(trt, source, profiles, flags)
     assert plan is not None, messages.errors
     gpu = cuda.describe()
     engine = Engine(str(trt.__version__), gpu.name, gpu.compute_capability, tuple(profiles), options)
@@ -99,3 +85,21 @@ def build(
         engine=engine,
     )
     return artifact.write(made, bytes(plan))
+
+
+def _plan(trt: Any, source: Path, profiles: Sequence[Profile], flags: Sequence[str]) -> Any:
+    builder = trt.Builder(logger())
+    creation = trt.NetworkDefinitionCreationFlag
+    name = next((name for name in ("STRONGLY_TYPED", "EXPLICIT_BATCH") if hasattr(creation, name)), None)
+    network = builder.create_network(0 if name is None else 1 << int(getattr(creation, name)))
+    parser = trt.OnnxParser(network, logger())
+    assert parser.parse(source.read_bytes()), [parser.get_error(index).desc() for index in range(parser.num_errors)]
+    config = builder.create_builder_config()
+    for flag in flags:
+        config.set_flag(getattr(trt.BuilderFlag, flag))
+    for shapes in profiles:
+        profile = builder.create_optimization_profile()
+        for tensor, (low, tuned, high) in shapes.items():
+            profile.set_shape(tensor, low, tuned, high)
+        assert config.add_optimization_profile(profile) >= 0
+    return builder.build_serialized_network(network, config)

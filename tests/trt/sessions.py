@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -53,21 +54,27 @@ def quantized() -> onnx.ModelProto:
     return graph(nodes, [scale, zero, weights])
 
 
+@lru_cache(maxsize=1)
+def logger(trt: Any) -> Any:
+    """The one logger of the module: TensorRT keeps to the first."""
+
+    class Log(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.said = list[str]()
+
+        def log(self, severity: Any, msg: str) -> None:
+            self.said.append(msg)
+
+    return Log()
+
+
 class Session:
     """A build in one version, step by step, with what the logger was told."""
 
     def __init__(self, trt: Any, model: onnx.ModelProto, **flags: bool) -> None:
-        self.trt, self.said = trt, list[str]()
-        said = self.said
-
-        class Log(trt.ILogger):  # type: ignore[misc]
-            def __init__(self) -> None:
-                trt.ILogger.__init__(self)
-
-            def log(self, severity: Any, msg: str) -> None:
-                said.append(msg)
-
-        self.logger = Log()
+        self.trt, self.logger = trt, logger(trt)
+        self.logger.said = self.said = list[str]()
         self.builder = trt.Builder(self.logger)
         creation = trt.NetworkDefinitionCreationFlag
         wanted = [name for name in ("EXPLICIT_BATCH", "STRONGLY_TYPED") if hasattr(creation, name)]

@@ -294,3 +294,84 @@ def test_where_an_engine_goes(tmp_path: Path) -> None:
     for name in ("net.onnx", "net.qdq.onnx", "net.int8.onnx", "net.fp16.onnx"):
         made = replace(onnx_artifact(tmp_path), path=tmp_path / name)
         assert [target(made, one).name for one in PRECISIONS] == [f"net.{one}.engine" for one in PRECISIONS]
+
+
+def test_no_builder_is_a_sentence(source: Artifact, stand_in: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        raise TypeError("pybind11::init(): factory function returned nullptr")  # with a driver that is too old, say
+
+    monkeypatch.setattr(stand_in.Builder, "__init__", none)
+    with pytest.raises(BuildError, match="TensorRT cannot start: "):
+        build(source)
+
+
+def test_a_refused_shape_is_a_sentence(source: Artifact, stand_in: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tensorrt import _config
+
+    original = _config.IOptimizationProfile.set_shape
+
+    def backwards(self: Any, name: str, low: Any, tuned: Any, high: Any) -> None:
+        original(self, name, high, tuned, low)
+
+    monkeypatch.setattr(_config.IOptimizationProfile, "set_shape", backwards)
+    with pytest.raises(BuildError, match="TensorRT refuses the shapes of x: Shape provided for min"):
+        build(source)
+
+
+def test_a_timing_cache_of_no_use_is_no_reason_for_a_later_failure(
+    source: Artifact, stand_in: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "timing.cache"
+    cache.write_bytes(b"of another version")
+    monkeypatch.setattr(stand_in.Builder, "build_serialized_network", lambda *_: None)
+    with pytest.raises(BuildError, match=r"could not build .*: it gave no reason"):
+        build(source, timing_cache=cache)
+
+
+@pytest.mark.parametrize("stand_in", ["8.6.1"], indirect=True)
+def test_constants_and_sizes_keep_their_own_precision_in_8_6(
+    source: Artifact, stand_in: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tensorrt import _network
+
+    # Everything but the products and loops is what the host computes sizes from.
+    monkeypatch.setattr(
+        _network.ITensor,
+        "is_execution_tensor",
+        property(lambda self: self.name in computed),
+    )
+    graph = onnx.load(source.path).graph
+    node = next(node for node in graph.node if node.op_type in ("RNN", "GRU", "LSTM", "MatMul", "Gemm"))
+    computed = set(node.output)
+    set_for: list[str] = []
+    original = _network.ILayer.set_output_type
+
+    def noted(self: Any, index: int, dtype: Any) -> None:
+        set_for.append(self.get_output(index).name)
+        original(self, index, dtype)
+
+    monkeypatch.setattr(_network.ILayer, "set_output_type", noted)
+    build(source, precision="fp16")
+    assert set_for
+    assert set(set_for) <= computed
+
+
+def test_an_engine_without_an_inspector_tells_no_types(
+    source: Artifact, stand_in: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stand_in.ICudaEngine, "create_engine_inspector", lambda *_: None)
+    engine = build(source).engine
+    assert engine is not None
+    assert engine.layers == {}
+
+
+def test_what_tensorrt_made_is_released_while_the_context_is_current(source: Artifact, stand_in: ModuleType) -> None:
+    from pycuda import _state
+
+    from deploykit.trt.adopt import adopted
+
+    state = _state.reset()
+    made = build(source)
+    assert state.adrift == []
+    adopted(made.path)
+    assert state.adrift == []

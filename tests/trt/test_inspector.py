@@ -121,3 +121,18 @@ def test_a_product_between_q_and_dq_that_runs_in_float_is_named() -> None:
     )
     nodes = ["/head/MatMul", "/tail/MatMul", "/gone/MatMul"]
     assert fallbacks(found, "int8", {}, nodes) == ("/tail/MatMul runs in float32, and int8 was asked for.",)
+
+
+def test_what_is_not_told_for_dynamic_shapes_is_no_fallback() -> None:
+    untold = {"Name": "x", "Format/Datatype": "N/A due to dynamic shapes"}
+
+    def product(**more: object) -> str:
+        return json.dumps({"Layers": [{"Name": "/head/MatMul", "LayerType": "CaskGemm", "Inputs": [untold], **more}]})
+
+    silent = layers(product(Outputs=[untold]))
+    assert count(silent) == {"unknown": 1}
+    assert fallbacks(silent, "int8", {"x": "float32"}, ["/head/MatMul"]) == ()
+    # The type of the weights is told all the same.
+    for kind, told in (("Int8", ()), ("Half", ("/head/MatMul runs in float16, and int8 was asked for.",))):
+        found = layers(product(Outputs=[untold], Weights={"Type": kind, "Count": 12}))
+        assert fallbacks(found, "int8", {}, ["/head/MatMul"]) == told

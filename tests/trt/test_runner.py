@@ -533,3 +533,25 @@ def test_a_state_of_another_type_than_its_output_goes_through_numpy(state: Any, 
         assert list(step({"x": np.ones(2, np.float32), "h_in": np.ones(2, np.float32)})["y"]) == [-1, -1]
         assert list(step({"x": np.ones(2, np.float32) * 2})["y"]) == [-1, -1]
         assert list(step({"x": np.ones(2, np.float32)})["y"]) == [-2, -2]
+
+
+def test_two_engines_speak_for_themselves_whichever_is_closed_first(engine: Artifact, state: Any) -> None:
+    x = np.zeros((1, 3, 4), np.float32)
+    first, second = TrtRunner(engine), TrtRunner(engine)
+    first.infer({"x": x})
+    first.close()
+    gc.collect()
+    assert second._lanes[()]._context is not None
+    second._lanes[()]._context._engine._missing = ["W"]  # as a stripped plan is before it has its weights
+    with pytest.raises(BackendFailedError, match="the engine has no weights yet: refit W"):
+        second.infer({"x": x})
+    second.close()
+
+
+def test_what_tensorrt_made_is_released_while_the_context_is_current(engine: Artifact, state: Any) -> None:
+    runner = TrtRunner(engine)
+    runner.infer({"x": np.zeros((1, 3, 4), np.float32)})
+    runner.close()
+    del runner
+    gc.collect()
+    assert state.adrift == []

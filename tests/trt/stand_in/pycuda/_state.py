@@ -29,6 +29,8 @@ class State:
     pushed: int = 0
     #: What broke a rule that the hardware would punish: a copy's source that changed before it was done, and so on.
     broken: list[str] = field(default_factory=list)
+    #: What TensorRT held on the GPU and gave up while no context was current: it takes the primary one by itself then.
+    adrift: list[str] = field(default_factory=list)
     allocations: dict[int, Any] = field(default_factory=dict)
     pinned: dict[int, Any] = field(default_factory=dict)
     clock: float = 0.0

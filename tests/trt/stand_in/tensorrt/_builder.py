@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterator
 
 from . import _model, _plan
-from ._api import Bound, exposed, made
+from ._api import exposed, made
 from ._config import IBuilderConfig, IOptimizationProfile
 from ._enums import BuilderFlag, is_set
-from ._log import ILogger, error, warn
+from ._log import ILogger, Owner, error, warn
 from ._network import ILayer, INetworkDefinition
 from ._values import IHostMemory, IPluginRegistry, host_memory
 
@@ -59,6 +59,9 @@ def problem(network: INetworkDefinition, config: IBuilderConfig) -> str | None:
         if quantized and "INT8" not in flags:
             return "Error Code 4: Internal Error (Int8 precision has been set for a layer, but int8 is not configured)"
         for layer in network._layers:
+            if layer._node.op_type == "Constant" and layer.precision_is_set:
+                # Stricter than the true one may be: it rounds the numbers, where it does not refuse.
+                return f"Error Code 4: Internal Error (a precision is set for the constant {layer.name})"
             asked = layer.precision.name if layer.precision_is_set else "FLOAT"
             if asked in REDUCED and REDUCED[asked] not in flags:
                 return f"Error Code 4: Internal Error ({asked} has been set for {layer.name}, but is not configured)"
@@ -143,12 +146,12 @@ def layers(network: INetworkDefinition, config: IBuilderConfig) -> list[_plan.La
 
 
 @exposed
-class Builder(Bound):
+class Builder(Owner):
     max_threads: int
 
     def __init__(self, logger: ILogger) -> None:
         self._begin()
-        self._logger = logger
+        self._register(logger, "createInferBuilder")
         self._default(max_threads=1, max_batch_size=1)
 
     @property
@@ -195,14 +198,14 @@ class Builder(Bound):
 
     def build_serialized_network(self, network: INetworkDefinition, config: IBuilderConfig) -> IHostMemory | None:
         if (reason := problem(network, config)) is not None:
-            error(self._logger, reason)
+            error(reason)
             return None
         try:
             return self._built(network, config)
         except Cancelled:
-            error(self._logger, "Error Code 10: the build was cancelled by the progress monitor")
+            error("Error Code 10: the build was cancelled by the progress monitor")
         except Exception as failure:  # onnxruntime's own, for a model that nobody could run
-            error(self._logger, f"Error Code 10: Internal Error (Could not find any implementation: {failure})")
+            error(f"Error Code 10: Internal Error (Could not find any implementation: {failure})")
         return None
 
     def _built(self, network: INetworkDefinition, config: IBuilderConfig) -> IHostMemory:
@@ -221,7 +224,7 @@ class Builder(Bound):
         if {"STRIP_PLAN", "WEIGHTLESS"} & set(flags):
             model, missing = _model.stripped(model)
         if "VERSION_COMPATIBLE" in flags and config.flags >> int(BuilderFlag.TF32) & 1:
-            warn(self._logger, "Version compatible engines may be slower")
+            warn("Version compatible engines may be slower")
         profiles = [
             {name: [list(shape) for shape in shapes] for name, shapes in profile._shapes.items()}
             for profile in config._profiles

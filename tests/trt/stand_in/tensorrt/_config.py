@@ -7,6 +7,7 @@ from typing import Any
 
 from ._api import Bound, exposed, made
 from ._enums import ENUMS, BuilderFlag
+from ._log import error
 from ._values import Dims, IHostMemory, host_memory
 
 
@@ -37,7 +38,7 @@ class IOptimizationProfile(Bound):
         if not len(min) == len(opt) == len(max) or any(
             not 0 <= low <= middle <= high for low, middle, high in zip(min, opt, max, strict=True)
         ):
-            raise ValueError(f"Shape provided for min is inconsistent with other shapes: {input}")
+            raise RuntimeError("Shape provided for min is inconsistent with other shapes.")
         self._shapes[input] = (min, opt, max)
 
     def get_shape(self, input: str) -> list[Dims]:  # noqa: A002
@@ -119,6 +120,7 @@ class IBuilderConfig(Bound):
 
     def create_timing_cache(self, serialized_timing_cache: bytes) -> ITimingCache | None:
         if serialized_timing_cache and not serialized_timing_cache.startswith(MARK):
+            error("Error Code 3: API Usage Error (the timing cache cannot be read)")
             return None
         cache: ITimingCache = made(ITimingCache, serialized_timing_cache)
         return cache

@@ -9,7 +9,7 @@ import numpy as np
 
 from . import _model
 from ._api import NUMBERS, Bound, exposed
-from ._log import error
+from ._log import error, in_context
 from ._values import Dims
 
 if TYPE_CHECKING:
@@ -59,6 +59,9 @@ class IExecutionContext(Bound):
         self._allocators: dict[str, Any] = {}
         self._default(name="", debug_sync=False, enqueue_emits_profile=True, persistent_cache_limit=0)
 
+    def __del__(self) -> None:
+        in_context(self)
+
     @property
     def engine(self) -> ICudaEngine:
         return self._engine
@@ -72,7 +75,7 @@ class IExecutionContext(Bound):
         return not self.infer_shapes()
 
     def _refused(self, what: str, why: str) -> bool:
-        error(self._engine._logger, f"IExecutionContext::{what}: Error Code 3: API Usage Error ({why})")
+        error(f"IExecutionContext::{what}: Error Code 3: API Usage Error ({why})")
         return False
 
     def set_input_shape(self, name: str, shape: Dims) -> bool:
@@ -94,7 +97,8 @@ class IExecutionContext(Bound):
         if not 0 <= profile_index < len(self._engine._profiles):
             return self._refused("setOptimizationProfileAsync", f"there is no profile {profile_index}")
         if profile_index != self._profile:
-            self._shapes = self._engine._fixed()
+            # The strictest reading of what is documented: all that was set is to be set again.
+            self._shapes, self._addresses = self._engine._fixed(), {}
         self._profile = profile_index
         return True
 

@@ -12,7 +12,7 @@ from ._api import Bound, exposed, made
 from ._context import IExecutionContext
 from ._enums import ENUMS, TensorIOMode, TensorLocation
 from ._inspector import EngineInspector
-from ._log import ILogger, error
+from ._log import ILogger, Owner, error, in_context
 from ._network import data_type
 from ._values import Dims, IHostMemory, IPluginRegistry, host_memory
 
@@ -39,9 +39,9 @@ class ISerializationConfig(Bound):
 
 @exposed
 class ICudaEngine(Bound):
-    def _begin(self, content: _plan.Content, model: onnx.ModelProto, logger: ILogger) -> None:
+    def _begin(self, content: _plan.Content, model: onnx.ModelProto, runtime: Runtime) -> None:
         super()._begin()
-        self._content, self._logger = content, logger
+        self._content, self._runtime = content, runtime
         self._inputs = [value.name for value in _model.inputs(model)]
         self._names = [*self._inputs, *(value.name for value in model.graph.output)]
         self._types = content.types
@@ -50,6 +50,9 @@ class ICudaEngine(Bound):
         values = (*_model.inputs(model), *model.graph.output)
         self._shapes: dict[str, tuple[int, ...]] = {value.name: _model.shape(value) for value in values}
         self._compute(_model.filled(model))
+
+    def __del__(self) -> None:
+        in_context(self)
 
     def _compute(self, model: onnx.ModelProto) -> None:
         """Take these weights from now on."""
@@ -120,7 +123,7 @@ class ICudaEngine(Bound):
 
     def _known(self, name: str) -> bool:
         if name not in self._names:
-            error(self._logger, f"ICudaEngine: Error Code 3: API Usage Error (Given invalid tensor name: {name})")
+            error(f"ICudaEngine: Error Code 3: API Usage Error (Given invalid tensor name: {name})")
         return name in self._names
 
     def get_tensor_mode(self, name: str) -> Any:
@@ -177,13 +180,13 @@ class ICudaEngine(Bound):
 
 
 @exposed
-class Runtime(Bound):
+class Runtime(Owner):
     engine_host_code_allowed: bool
     max_threads: int
 
     def __init__(self, logger: ILogger) -> None:
         self._begin()
-        self._logger = logger
+        self._register(logger, "createInferRuntime")
         self._default(engine_host_code_allowed=False, max_threads=1, DLA_core=-1, temporary_directory="")
 
     @property
@@ -201,7 +204,7 @@ class Runtime(Bound):
     def deserialize_cuda_engine(self, serialized_engine: bytes) -> ICudaEngine | None:
         reason = _plan.refusal(serialized_engine, self.engine_host_code_allowed)
         if reason is not None:
-            error(self._logger, f"IRuntime::deserializeCudaEngine: {reason}")
+            error(f"IRuntime::deserializeCudaEngine: {reason}")
             return None
-        engine: ICudaEngine = made(ICudaEngine, *_plan.read(serialized_engine), self._logger)
+        engine: ICudaEngine = made(ICudaEngine, *_plan.read(serialized_engine), self)
         return engine

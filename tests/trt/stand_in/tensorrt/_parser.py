@@ -142,7 +142,7 @@ class OnnxParser(Bound):
                 self._network._take(found)
         self._errors += errors
         for each in errors:
-            error(self._logger, each.desc())
+            error(each.desc())
         return not errors
 
     def parse_from_file(self, model: str) -> bool:

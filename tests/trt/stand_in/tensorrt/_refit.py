@@ -10,22 +10,23 @@ from onnx import TensorProto, numpy_helper
 
 from ._api import Bound, exposed, made
 from ._engine import ICudaEngine
-from ._log import ILogger, error
+from ._log import ILogger, Owner, error
 from ._parser import ParserError, loaded
 from ._values import Weights
 
 
 @exposed
-class Refitter(Bound):
+class Refitter(Owner):
     max_threads: int
     weights_validation: bool
 
     def __init__(self, engine: ICudaEngine, logger: ILogger) -> None:
         if not engine.refittable:
-            error(logger, "createInferRefitter: Error Code 3: API Usage Error (the engine is not refittable)")
+            error("createInferRefitter: Error Code 3: API Usage Error (the engine is not refittable)")
             raise TypeError("pybind11::init(): factory function returned nullptr")
         self._begin()
-        self._engine, self._logger = engine, logger
+        self._register(logger, "createInferRefitter")
+        self._engine = engine
         self._new: dict[str, TensorProto] = {}
         self._default(max_threads=1, weights_validation=True)
 
@@ -47,7 +48,7 @@ class Refitter(Bound):
 
     def refit_cuda_engine(self) -> bool:
         if names := self.get_missing_weights():
-            error(self._logger, f"IRefitter::refitCudaEngine: weights are missing: {', '.join(names)}")
+            error(f"IRefitter::refitCudaEngine: weights are missing: {', '.join(names)}")
             return False
         model = onnx.ModelProto()
         model.CopyFrom(self._engine._model)
@@ -78,7 +79,7 @@ class OnnxParserRefitter(Bound):
             if new is None or list(new.dims) != list(old.dims) or new.data_type != old.data_type:
                 why = f"the weights {name} are missing or of another shape or type"
                 self._errors.append(made(ParserError, "REFIT_FAILED", why))
-                error(self._logger, why)
+                error(why)
                 return False
             self._refitter._new[name] = new
         return True
