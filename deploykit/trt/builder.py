@@ -121,17 +121,15 @@ class Builder:
         return network
 
     def _parse(self, network: trt.INetworkDefinition, folder: Path) -> trt.OnnxParser:
-        import onnx
         import tensorrt as trt
 
         from deploykit.trt.log import logger
+        from deploykit.trt.prepare import saved
 
         parser = trt.OnnxParser(network, logger())
         # Engines for other versions or GPUs need it; it is the default from 10 on.
         parser.set_flag(trt.OnnxParserFlag.NATIVE_INSTANCENORM)
-        # By way of a file: no message of protobuf holds the weights of more than 2 GiB.
-        file, large = folder / "model.onnx", self._model.ByteSize() > 2**31 - 2**20
-        onnx.save_model(self._model, file, save_as_external_data=large, location="model.data")
+        file = saved(self._model, folder)
         if not parser.parse_from_file(str(file)):
             told = [self._parser_error(parser.get_error(index)) for index in range(parser.num_errors)]
             why = "; ".join(told) or self._messages.told(_SILENT)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from deploykit.artifact import Artifact, load_onnx
@@ -16,8 +18,6 @@ from deploykit.trt.log import Messages, hearing, logger
 from deploykit.types import TensorSpec
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import tensorrt as trt
 
     Shape = tuple[int, ...]
@@ -79,7 +79,7 @@ class Engine:
         self.name = artifact.path.name
         with self.saying(f"TensorRT cannot load {self.name}"):
             self._runtime: trt.Runtime = trt.Runtime(logger())
-            if options.get("version_compatible"):
+            if options.get("version_compatible") or options.get("trusted"):
                 # Such a plan holds the code of a lean runtime. It was built here or is vouched for: see ``plan``.
                 self._runtime.engine_host_code_allowed = True
             # Nothing, whatever the bindings' types say, where it refuses.
@@ -211,7 +211,7 @@ class Engine:
         """Give a stripped plan its weights: those of the ONNX file that it was built from."""
         import tensorrt as trt
 
-        from deploykit.trt.prepare import prepared
+        from deploykit.trt.prepare import prepared, saved
 
         source = _source(artifact)
         version = library.parse_version(self.version)
@@ -219,7 +219,9 @@ class Engine:
         refitter = trt.Refitter(self._engine, logger())
         parser = library.member(trt, "OnnxParserRefitter")(refitter, logger())
         what = f"TensorRT cannot take the weights of {source.name} into {self.name}"
-        if not parser.refit_from_bytes(model.SerializeToString()):
+        with tempfile.TemporaryDirectory(prefix="deploykit-") as folder:
+            taken = parser.refit_from_file(str(saved(model, Path(folder))))
+        if not taken:
             said = "; ".join(str(parser.get_error(number).desc()) for number in range(parser.num_errors))
             raise BackendFailedError(self.failed(what, said or "it does not say why"))
         if not refitter.refit_cuda_engine():

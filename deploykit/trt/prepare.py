@@ -28,6 +28,8 @@ from deploykit.trt.check import of_precision, problems
 from deploykit.trt.limits import HALF_LSTM, HALVES, Limits, limits
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     from deploykit.trt.library import Version
@@ -57,6 +59,13 @@ def prepared(model: onnx.ModelProto, precision: Precision, version: Version) -> 
     _mend(Scope.of(result), table, {})
     _require(problems(result, version, precision))
     return result
+
+
+def saved(model: onnx.ModelProto, folder: Path) -> Path:
+    """A file of the model in ``folder``: TensorRT reads it from there, as no message of protobuf exceeds 2 GiB."""
+    file, large = folder / "model.onnx", model.ByteSize() > 2**31 - 2**20
+    onnx.save_model(model, file, save_as_external_data=large, location="model.data")
+    return file
 
 
 def _require(found: Iterable[Problem]) -> None:

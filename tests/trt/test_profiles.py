@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deploykit.errors import UsageError
@@ -112,6 +112,7 @@ def test_what_lies_within() -> None:
 SIZE = st.integers(1, 5000)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(SIZE, min_size=3, max_size=3).map(sorted), st.lists(SIZE, min_size=3, max_size=3).map(sorted))
 def test_a_profile_is_read_again_as_it_is_told(batch: list[int], time: list[int]) -> None:
     asked = f"batch={':'.join(map(str, batch))},time={':'.join(map(str, time))}"
