@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from deploykit.bench import accuracy, drift
@@ -17,6 +17,7 @@ from deploykit.bench.shapes import Shape
 from deploykit.bench.tolerance import judge_metric
 from deploykit.bench.worker import Stats, Timed
 from deploykit.errors import BackendFailedError, WrongAnswerError
+from deploykit.trt.profiles import fits
 
 if TYPE_CHECKING:
     from deploykit.types import Array, Feeds
@@ -56,9 +57,14 @@ def check_accuracy(
             warnings.append(f"not checked at {shape}, where the reference itself fails: {error}")
             continue
         for seat in seats:
-            if seat.live:
-                with seat.attempt():
-                    _compare(model, seat, shape, runs)
+            if not seat.live:
+                continue
+            # Nobody promised these sizes: an engine has its profiles, and whoever asks for others is told so.
+            if shape not in asked and not _held(seat, runs[0][0]):
+                seat.warnings.append(f"not checked at {shape}, which lies in none of the engine's profiles.")
+                continue
+            with seat.attempt():
+                _compare(model, seat, shape, runs)
     return warnings
 
 
@@ -84,8 +90,13 @@ def check_invariance(model: Model, seats: Sequence[Seat], shape: Shape, seed: in
     for seat in seats:
         if seat.live:
             with seat.attempt():
-                rows = _hold(seat, batch, batch_reference, "a row's answer", "its batch neighbours change")
-                steps = _hold(seat, prefix, prefix_reference, "the answer to the first steps", "other steps follow")
+                rows, steps = (
+                    _hold(seat, probe, reference, what, when) if probe is None or _takes(seat, probe, when) else None
+                    for probe, reference, what, when in (
+                        (batch, batch_reference, "a row's answer", "its batch neighbours change"),
+                        (prefix, prefix_reference, "the answer to the first steps", "other steps follow"),
+                    )
+                )
                 seat.invariance = Invariance(rows, steps, causal)
 
 
@@ -188,6 +199,25 @@ def _reference_deviation(reference: Seat, probe: Probe | None) -> tuple[float, f
 
 def _deviation(seat: Seat, probe: Probe) -> tuple[float, float] | None:
     return probe.deviation(seat.infer(probe.plain), seat.infer(probe.changed))
+
+
+def _takes(seat: Seat, probe: Probe, when: str) -> bool:
+    """Whether an engine takes both inputs of a probe; a warning where it does not."""
+    for feeds in (probe.plain, probe.changed):
+        if not _held(seat, feeds):
+            shapes = ", ".join(f"{name} {'x'.join(map(str, value.shape))}" for name, value in feeds.items())
+            seat.warnings.append(
+                f"not checked when {when}: that needs {shapes}, which lies in none of the engine's profiles."
+            )
+            return False
+    return True
+
+
+def _held(seat: Seat, feeds: Mapping[str, Array]) -> bool:
+    """Whether an engine takes inputs of these shapes; what is no engine takes all of the model's."""
+    engine = seat.artifact.engine
+    shapes = {name: value.shape for name, value in feeds.items()}
+    return engine is None or any(fits(profile, shapes) for profile in engine.profiles)
 
 
 def _hold(seat: Seat, probe: Probe | None, reference: tuple[float, float] | None, what: str, when: str) -> float | None:

@@ -16,6 +16,7 @@ from deploykit.artifact import Artifact, ModelRef
 from deploykit.cli import _progress, _shared
 from deploykit.config import Config
 from deploykit.errors import ArtifactError, DeploykitError
+from deploykit.files import sha256_file
 from deploykit.trt.options import NAMES, BuildOptions, Precision
 
 FORMAT = "trt-engine"
@@ -145,16 +146,42 @@ def _rebuilt(config: Config, artifact: Artifact) -> Artifact:
     from deploykit.cli.build import TIMINGS, build_now
     from deploykit.trt.profiles import told
 
-    precision = next(short for short, name in NAMES.items() if name == artifact.precision)
     assert artifact.engine is not None
+    precision, options = _settings(artifact)
     return build_now(
         _parent(config, artifact),
         artifact.path,
         precision=precision,
         shapes=tuple(told(profile) for profile in artifact.engine.profiles),
-        options=BuildOptions(**artifact.engine.options),
+        options=options,
         timing_cache=artifact.path.with_name(TIMINGS),
         rebuild=True,
+    )
+
+
+def _settings(artifact: Artifact) -> tuple[Precision, BuildOptions]:
+    """What an engine was built in and with, by its manifest, which anybody may have written.
+
+    Raises:
+        ArtifactError: it names what no engine of ours is built with.
+    """
+    import msgspec
+
+    given = dict(artifact.engine.options) if artifact.engine is not None else {}
+    precision = next((short for short, name in NAMES.items() if name == artifact.precision), None)
+    unknown = [name for name in given if name not in vars(BuildOptions())]
+    if precision is None:
+        what = f"the precision {artifact.precision}"
+    elif unknown:
+        what = unknown[0]
+    else:
+        try:
+            return precision, msgspec.convert(given, type=BuildOptions)
+        except msgspec.ValidationError as error:
+            what = str(error)
+    raise ArtifactError(
+        f"the manifest of {artifact.path} names settings that deploykit does not have ({what}): build the engine from "
+        "its ONNX file with `deploykit build`."
     )
 
 
@@ -162,9 +189,9 @@ def _parent(config: Config, engine: Artifact) -> Artifact:
     """The ONNX artifact that an engine was built from."""
     for folder in dict.fromkeys((engine.path.parent, config.build_dir)):
         for file in sorted(folder.glob("*.onnx")):
-            found = artifacts.read(file)
-            if found.sha256 == engine.parent:
-                return found
+            # By the hash first: another file there may be damaged, and is none of our business.
+            if sha256_file(file) == engine.parent:
+                return artifacts.read(file)
     raise ArtifactError(
         f"the ONNX file that {engine.path} was built from is neither beside it nor in {config.build_dir}: build from "
         "another with `deploykit build FILE.onnx`."

@@ -202,14 +202,14 @@ def as_json(value: Any) -> str:
     return msgspec.json.format(msgspec.json.encode(value)).decode()
 
 
-def require_apart(target: str | None, *paths: Path) -> None:
-    """Refuse to write a result over a file that the command reads or makes.
+def require_apart(target: Path | str | None, *paths: Path, option: str = "--json") -> None:
+    """Refuse to write what ``option`` names over a file that the command reads or makes.
 
     Raises:
         UsageError: ``target`` is one of ``paths``.
     """
     if target not in (None, "-") and Path(str(target)).resolve() in {path.resolve() for path in paths}:
-        raise UsageError(f"--json {target} would write over a file that this command reads or makes: name another.")
+        raise UsageError(f"{option} {target} would write over a file that this command reads or makes: name another.")
 
 
 def emit_json(text: str, target: str) -> None:

@@ -13,7 +13,7 @@ from deploykit.artifact import Artifact, manifest_path
 from deploykit.cli import _progress, _shared, _table
 from deploykit.config import Config
 from deploykit.errors import ArtifactError, BuildError, GateError, UsageError
-from deploykit.trt.library import UNKNOWN, parse_version
+from deploykit.trt.library import OLDEST, UNKNOWN, parse_version
 from deploykit.trt.options import HARDWARE, PRECISIONS, BuildOptions, Precision
 from deploykit.units import size
 
@@ -52,7 +52,7 @@ With --check nothing is built, and neither TensorRT nor a GPU is needed.""",
 )
 @click.option("--tf32", is_flag=True, help="Let float32 products round their inputs to TF32's 10 bits of mantissa.")
 @click.option("--optimization-level", type=click.IntRange(0, 5), help="How long TensorRT may search; its default is 3.")
-@click.option("--workspace", type=click.IntRange(1), metavar="MIB", help="Scratch memory that a layer may use.")
+@click.option("--workspace", type=click.IntRange(1, 2**24), metavar="MIB", help="Scratch memory that a layer may use.")
 @click.option("--version-compatible", is_flag=True, help="Make it load in later versions of TensorRT; may be slower.")
 @click.option(
     "--hardware-compatible", type=click.Choice(HARDWARE), help="Make it run on other GPUs too; may be slower."
@@ -104,13 +104,16 @@ def command(
         raise UsageError("--timing-cache and --no-timing-cache contradict each other: name one.")
     source = _source(config, artifact, precision)
     path = output or target(source, precision)
-    _shared.require_apart(json_target, source.path, path, manifest_path(path))
-    if path.resolve() == source.path.resolve():
-        raise UsageError(f"-o {path} would write over the file that the engine is built from: name another.")
-    if check:
-        _check(source, precision, shapes, _version(version), json_target)
-        return
+    read, written = (source.path, manifest_path(source.path)), (path, manifest_path(path))
     timings = None if no_timing_cache else timing_cache or path.with_name(TIMINGS)
+    _shared.require_apart(json_target, *read, *written, *filter(None, [timings]))
+    _shared.require_apart(path, *read, option="-o")
+    _shared.require_apart(timings, *read, *written, option="--timing-cache")
+    options = BuildOptions(tf32, optimization_level, workspace, version_compatible, hardware_compatible, refit, strip)
+    if check:
+        _check(source, precision, shapes, _version(version), options, json_target)
+        return
+    files.require_writable(path, "-o")
     if timings is not None:
         files.require_writable(timings, "--timing-cache")
     made = build_now(
@@ -118,9 +121,7 @@ def command(
         path,
         precision=precision,
         shapes=shapes,
-        options=BuildOptions(
-            tf32, optimization_level, workspace, version_compatible, hardware_compatible, refit, strip
-        ),
+        options=options,
         timing_cache=timings,
         rebuild=rebuild,
         allow_fallback=allow_fallback,
@@ -180,22 +181,36 @@ def _source(config: Config, named: str | None, precision: Precision) -> Artifact
 
 
 def _version(text: str | None) -> Version:
-    """The version to check for: the one named, else the installed one, else the newest that is known."""
-    if text is None:
-        from deploykit.versions import version
+    """The version to check for: the one named, else the installed one, else the newest whose limits are known."""
+    from deploykit.trt.limits import newest
 
-        text = version("tensorrt") or f"{UNKNOWN[0] - 1}.{2**16}"
+    if text is None:
+        from deploykit.trt import packages
+
+        text = packages.version_of(packages.installed())
+    if text is None:
+        return newest()
     found = parse_version(text)
     if len(found) < 2:
         raise UsageError(f"cannot read the version {text!r}: write it like 10.16.")
+    if not OLDEST <= found < UNKNOWN:
+        raise UsageError(
+            f"nothing is known of TensorRT {text}: check for one from {'.'.join(map(str, OLDEST))} to before "
+            f"{'.'.join(map(str, UNKNOWN))}, with --for."
+        )
     return found
 
 
 def _check(
-    source: Artifact, precision: Precision, shapes: tuple[str, ...], version: Version, json_target: str | None
+    source: Artifact,
+    precision: Precision,
+    shapes: tuple[str, ...],
+    version: Version,
+    options: BuildOptions,
+    json_target: str | None,
 ) -> None:
     """Say what TensorRT's parser would refuse, and which profiles the engine would get."""
-    from deploykit.trt import profiles
+    from deploykit.trt import limits, profiles
     from deploykit.trt.check import problems
     from deploykit.trt.prepare import prepared
 
@@ -204,9 +219,13 @@ def _check(
         model = artifacts.load_onnx(source.path)
         refused: list[str] = []
         try:
+            options.require(version, precision)
+        except BuildError as error:
+            refused.append(str(error))
+        try:
             model = prepared(model, precision, version)
         except BuildError as error:
-            refused = str(error).splitlines()
+            refused += str(error).splitlines()
         found = problems(model, version, precision)
     rows = [(one.node, one.op_type, one.severity, one.sentence) for one in found]
     rows += [("", "", "refuse", sentence) for sentence in refused if all(sentence != row[3] for row in rows)]
@@ -220,6 +239,7 @@ def _check(
         for profile in given:
             click.echo(f"profile: {profiles.told(profile)}")
     if refused:
-        raise GateError(f"TensorRT would refuse {source.path.name} in {precision}: {refused[0]}")
+        raise GateError(f"{limits.told(version)} would refuse {source.path.name} in {precision}: {refused[0]}")
     if json_target != "-":
-        click.echo(f"nothing here is known to stop TensorRT from building {source.path.name} in {precision}.")
+        name = limits.told(version)
+        click.echo(f"nothing here is known to stop {name} from building {source.path.name} in {precision}.")

@@ -89,7 +89,8 @@ def build(
         ),
     )
     found = None if rebuild else current(planned)
-    if found is not None:
+    # One with layers that fell back is there because somebody allowed it then: it is no answer to who does not now.
+    if found is not None and found.engine is not None and (allow_fallback or not found.engine.fallbacks):
         return found
     progress("checking against what TensorRT's parser takes")
     model = ready(source, precision, version)

@@ -72,6 +72,11 @@ def of_precision(model: onnx.ModelProto, version: Version, precision: str) -> It
         if kind in kinds and kind != wanted:
             way = "fp16" if half == "float16" else "bf16"
             yield _whole(f"the file is {half} already, not {name}: say --precision {way}, or give the float32 file")
+    held = {*_stored(model.graph), *(value.type.tensor_type.elem_type for value in model.graph.input)}
+    if wanted is not None and TensorProto.DOUBLE in held and TensorProto.FLOAT not in held:
+        # Nothing casts float64, so that the engine would be a float32 one, called after the precision asked for.
+        text = f"the file is float64, which TensorRT computes in float32, not {name}"
+        yield _whole(f"{text}: say --precision fp32, or export the model in float32")
     yield from _of_quantization(model.graph, precision)
 
 
@@ -116,6 +121,7 @@ def _of_opset(model: onnx.ModelProto, table: Limits) -> Iterator[Problem]:
 
 
 def _of_interface(graph: onnx.GraphProto, table: Limits) -> Iterator[Problem]:
+    asked = {value.name for value in graph.input} - {tensor.name for tensor in graph.initializer}
     for value in (*graph.input, *graph.output):
         kind = value.type.tensor_type.elem_type
         if value.type.WhichOneof("value") != "tensor_type" or table.name(kind) is None:
@@ -124,6 +130,9 @@ def _of_interface(graph: onnx.GraphProto, table: Limits) -> Iterator[Problem]:
             yield _whole(f"{text}: cast it to a type of TensorRT's outside of the model")
         elif kind == TensorProto.DOUBLE:
             yield _whole(f"{value.name} is float64, which TensorRT computes in float32", "warn")
+        elif value.name in asked and not value.type.tensor_type.HasField("shape"):
+            text = f"{value.name} has no dims in the file, so that nobody can say which shapes to build for"
+            yield _whole(f"{text}: export the model again with them")
         elif kind == TensorProto.INT64 and table.version < INT64:
             yield _whole(f"{value.name} is int64, which {told(table.version)} reads as int32", "warn")
 

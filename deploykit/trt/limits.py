@@ -85,6 +85,11 @@ def limits(version: Version) -> Limits:
     return Limits(version, _data())
 
 
+def newest() -> Version:
+    """The newest version that something is known of: what a later one takes, nobody has looked up."""
+    return parse_version(str(_data()["opsets"][-1][0]))
+
+
 def told(version: Version) -> str:
     """``TensorRT 10.16``."""
     return f"TensorRT {'.'.join(map(str, version[:2]))}"

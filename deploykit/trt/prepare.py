@@ -22,6 +22,7 @@ from deploykit.graphs import subgraphs
 from deploykit.quantize._graph import Builder, Names, attributes, is_standard, name_of, prune, set_nodes
 from deploykit.quantize._pass import Scope
 from deploykit.quantize._recurrent import read, replace
+from deploykit.quantize._source import opset_of
 from deploykit.trt._recurrent import STATES, no_form, unnamed
 from deploykit.trt._site import Precision, Problem
 from deploykit.trt.check import of_precision, problems
@@ -54,6 +55,11 @@ def prepared(model: onnx.ModelProto, precision: Precision, version: Version) -> 
     result.CopyFrom(inline_local_functions(model) if model.functions else model)
     _require(of_precision(result, version, precision))
     table = limits(version)
+    try:
+        opset_of(result)
+    except QuantizationError as error:
+        text = "the file is of an opset before 14, or of none, which deploykit does not prepare for TensorRT"
+        raise BuildError(f"{text}: export the model again with --opset {min(table.opsets[1], 20)}.") from error
     if precision in _FORMS:
         result = _halved(result, precision, table)
     _mend(Scope.of(result), table, {})

@@ -49,8 +49,8 @@ def fits(profile: Profile, shapes: Mapping[str, Shape]) -> bool:
 
 
 def told(profile: Profile) -> str:
-    """The profile as it is written on the command line."""
-    return ",".join(f"{name}={':'.join(map(_shape_text, shapes))}" for name, shapes in profile.items())
+    """The profile as it is written on the command line; without scalars, which have one shape."""
+    return ",".join(f"{name}={':'.join(map(_shape_text, shapes))}" for name, shapes in profile.items() if shapes[0])
 
 
 def _profile(text: str, inputs: Sequence[TensorSpec], dims: Mapping[str, DimRange]) -> dict[str, Shapes]:
@@ -101,7 +101,8 @@ def _three(text: str, whole: str) -> Shapes:
 
 def _read(text: str, whole: str) -> Shape:
     parts = text.strip().lower().split("x")
-    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+    # Beyond 18 digits no size is one, and int() refuses those of a few thousand.
+    if not all(part.strip().isdecimal() and len(part) <= 18 and int(part) > 0 for part in parts):
         raise UsageError(f"cannot read {text!r} in --shapes {whole!r}: a shape is positive sizes, like 16x400x40.")
     return tuple(int(part) for part in parts)
 
@@ -145,4 +146,4 @@ def _shapes(spec: TensorSpec, sizes: Mapping[str, Sizes]) -> Shapes:
 
 
 def _shape_text(shape: Shape) -> str:
-    return "x".join(map(str, shape)) or "scalar"
+    return "x".join(map(str, shape))

@@ -261,10 +261,21 @@ def test_int8_around_zero_is_taken(version: Any) -> None:
             "is bfloat16 already, not float16: say --precision bf16",
         ),
         ("g (float[2] x) => (float[2] y) { h = Cast <to=10> (x) y = Cast <to=1> (h) }", "fp32", "is float16 already"),
+        ("g (double[2] x) => (double[2] y) { y = Neg(x) }", "fp16", "the file is float64, which TensorRT computes in"),
+        ("g (double[2] x) => (double[2] y) { y = Neg(x) }", "bf16", "the file is float64, which TensorRT computes in"),
     ],
 )
 def test_never_another_precision_than_asked_for(text: str, precision: str, told: str) -> None:
     assert told in sentences(parse(text), precision=precision)
+
+
+def test_an_input_without_dims_is_no_scalar() -> None:
+    model = parse("g (float[2] x) => (float[2] y) { y = Neg(x) }")
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    assert "x has no dims in the file" in sentences(model)
+    scalar = parse("g (float x) => (float y) { y = Neg(x) }")
+    scalar.graph.input[0].type.tensor_type.shape.SetInParent()
+    assert sentences(scalar) == ""
 
 
 def test_bfloat16_is_not_there_before_10() -> None:

@@ -11,6 +11,7 @@ from click.testing import Result
 
 from deploykit import artifact as artifacts
 from deploykit.artifact import ModelRef, manifest_path
+from deploykit.trt.limits import newest
 
 INPUT = ("--input", "x:float32[batch,time,8]", "--dim", "time=1:300")
 
@@ -66,6 +67,12 @@ def test_the_project_file_s_table_holds(exported: Path, run: Callable[..., Resul
         (("--for", "10.16"), "use it with --check"),
         (("--timing-cache", "a", "--no-timing-cache"), "contradict"),
         (("-o", "build/gru.onnx"), "would write over"),
+        (("-o", "build/gru.onnx.json"), "would write over"),
+        (("--timing-cache", "build/gru.onnx"), "--timing-cache build/gru.onnx would write over"),
+        (("--timing-cache", "build/gru.fp32.engine"), "would write over"),
+        (("--check", "--json", "build/gru.onnx.json"), "would write over"),
+        (("--check", "--for", "8.4"), "nothing is known of TensorRT 8.4"),
+        (("--check", "--for", "12.0"), "nothing is known of TensorRT 12.0"),
         (("--shapes", "z=1"), "no input and no dynamic dim 'z'"),
         (("--check", "--for", "ten"), "like 10.16"),
         (("--json", "build/gru.onnx"), "would write over"),
@@ -110,6 +117,25 @@ def test_checking_needs_no_gpu(exported: Path, run: Callable[..., Result]) -> No
     assert "profile: x=1x1x8:1x100x8:32x300x8" in result.stdout
     told = json.loads(run("build", "--check", "--for", "11.4", "--json", "-").stdout)
     assert (told["passed"], told["tensorrt"], told["precision"]) == (True, [11, 4], "fp32")
+
+
+def test_checking_says_which_version_it_checked_for(exported: Path, run: Callable[..., Result]) -> None:
+    assert "stop TensorRT 10.16 from building" in run("build", "--check", "--for", "10.16").stdout
+    # Without one installed or named it is the newest of the table, not a number that no TensorRT has.
+    assert json.loads(run("build", "--check", "--json", "-").stdout)["tensorrt"] == list(newest())
+
+
+def test_checking_finds_the_installed_version_in_any_of_its_packages(
+    exported: Path, run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deploykit.trt.packages.installed", lambda: {"tensorrt-cu12": "10.16.1.11"})
+    assert "stop TensorRT 10.16 from building" in run("build", "--check").stdout
+
+
+def test_checking_looks_at_the_settings_too(exported: Path, run: Callable[..., Result]) -> None:
+    result = run("build", "--check", "--for", "8.6", "--strip")
+    assert result.exit_code == 3
+    assert "cannot do --strip" in result.stdout
 
 
 def test_checking_a_file_that_would_be_refused(exported: Path, run: Callable[..., Result]) -> None:
@@ -168,6 +194,55 @@ def test_an_engine_of_another_machine_is_told_and_can_be_built_again(
     result = run("validate", str(engine), "--backend", "trt", "--rebuild")
     assert result.exit_code == 1
     assert "neither beside it nor in" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("options", {"frobnicate": 1}), ("options", {"optimization_level": "all"}), ("precision", "float4")],
+)
+@pytest.mark.usefixtures("stand_in")
+def test_a_manifest_of_settings_that_we_do_not_have_is_told(
+    exported: Path, run: Callable[..., Result], key: str, value: object
+) -> None:
+    assert run("build").exit_code == 0
+    manifest = manifest_path(Path("build/gru.fp32.engine"))
+    told = json.loads(manifest.read_text().replace("Stand-in GPU", "NVIDIA A100"))
+    (told["engine"] if key == "options" else told)[key] = value
+    manifest.write_text(json.dumps(told))
+    result = run("validate", "build/gru.fp32.engine", "--backend", "trt", "--rebuild")
+    assert result.exit_code == 1
+    assert "names settings that deploykit does not have" in result.stderr
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_a_damaged_file_beside_an_engine_does_not_keep_it_from_being_built_again(
+    exported: Path, run: Callable[..., Result]
+) -> None:
+    assert run("build").exit_code == 0
+    manifest = manifest_path(Path("build/gru.fp32.engine"))
+    manifest.write_text(manifest.read_text().replace("Stand-in GPU", "NVIDIA A100"))
+    Path("build/a.onnx").write_bytes(b"no ONNX file")
+    result = run("validate", "build/gru.fp32.engine", "--backend", "trt", "--rebuild")
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_an_engine_of_one_shape_is_held_against_the_model_at_that_shape(
+    exported: Path, run: Callable[..., Result]
+) -> None:
+    assert run("build", "--shapes", "x=1x20x8").exit_code == 0
+    arguments = ("build/gru.fp32.engine", "--backend", "trt", "--batch", "1", "--json", "-")
+    result = run("validate", *arguments, "--time", "20")
+    assert result.exit_code == 0, result.output
+    (row,) = (row for row in json.loads(result.stdout)["rows"] if row["backend"] == "trt")
+    assert [(check["batch"], check["time"]) for check in row["checks"]] == [(1, 20)]
+    assert any("not checked at batch 2, time 137" in warning for warning in row["warnings"])
+    assert any("not checked when its batch neighbours change" in warning for warning in row["warnings"])
+    assert any("not checked when other steps follow" in warning for warning in row["warnings"])
+    # What was asked for is not passed over.
+    result = run("validate", *arguments, "--time", "30")
+    assert result.exit_code == 1
+    assert "and the engine takes 1x20x8" in result.stdout
 
 
 @pytest.mark.usefixtures("stand_in")

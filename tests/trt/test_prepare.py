@@ -352,3 +352,12 @@ def test_the_same_file_gives_the_same_bytes_in_another_process() -> None:
         for seed in ("1", "2")
     ]
     assert runs[0] == runs[1] != ""
+
+
+def test_a_file_of_an_old_opset_is_told_without_a_word_of_int8() -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 11]> g (float[2] x) => (float[2] y) { y = Neg(x) }'
+    )
+    with pytest.raises(BuildError, match="of an opset before 14") as error:
+        prepared(model, "fp32", (10, 16))
+    assert "int8" not in str(error.value)

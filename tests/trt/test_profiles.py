@@ -58,6 +58,7 @@ def test_inputs_of_fixed_shape_and_scalars_are_in_it() -> None:
     fixed, scalar = TensorSpec("a", "float32", (3, 4)), TensorSpec("b", "int64", ())
     (profile,) = derive((), (fixed, scalar), {})
     assert profile == {"a": ((3, 4),) * 3, "b": ((),) * 3}
+    assert derive((told(profile),), (fixed, scalar), {}) == (profile,)
 
 
 def test_every_text_is_a_profile() -> None:
@@ -77,6 +78,7 @@ def test_every_text_is_a_profile() -> None:
         ("x=1x1x40:1x40:1x1x40", "different numbers of dims"),
         ("x=1x1x41", "40 is fixed"),
         ("x=0x1x40", "positive sizes"),
+        (f"time={'9' * 5000}", "positive sizes"),
         ("x=1xax40", "cannot read '1xax40'"),
         ("x=2x1x40:1x1x40:4x1x40", "must grow"),
         ("x=1x1x40,x=2x2x40", "twice"),
