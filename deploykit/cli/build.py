@@ -211,12 +211,13 @@ def _check(
 ) -> None:
     """Say what TensorRT's parser would refuse, and which profiles the engine would get."""
     from deploykit.trt import limits, profiles
+    from deploykit.trt.build import graph
     from deploykit.trt.check import problems
     from deploykit.trt.prepare import prepared
 
     given: tuple[Profile, ...] = profiles.derive(shapes, source.inputs, source.dims)
     with _progress.steps(f"checking {source.path}"):
-        model = artifacts.load_onnx(source.path)
+        model = graph(source)
         refused: list[str] = []
         try:
             options.require(version, precision)

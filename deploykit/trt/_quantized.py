@@ -13,7 +13,7 @@ from deploykit.quantize._graph import attributes
 if TYPE_CHECKING:
     from deploykit.trt._site import Problem, Site
 
-_AGAIN = "quantize the float file again: deploykit quantize --int8 --target trt"
+_AGAIN = "quantize the float file again: deploykit quantize --int8 --target trt --calibration FILE.npz"
 
 
 def problems(site: Site, node: onnx.NodeProto) -> Iterator[Problem]:

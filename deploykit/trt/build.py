@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from deploykit import artifact as artifacts
 from deploykit.artifact import Artifact, Engine
-from deploykit.errors import ArtifactError, BuildError, GateError
+from deploykit.errors import ArtifactError, BuildError, GateError, first_line
 from deploykit.files import atomic_path
 from deploykit.trt import library, profiles
 from deploykit.trt.library import Version
@@ -122,8 +122,35 @@ def current(planned: Artifact) -> Artifact | None:
     same_engine = replace(wanted, build_seconds=0, layers={}, fallbacks=()) == replace(
         has_, build_seconds=0, layers={}, fallbacks=()
     )
+    # Another deploykit may prepare the graph in another way.
     same = (there.parent, there.precision) == (planned.parent, planned.precision)
+    same = same and there.tools.get("deploykit") == planned.tools.get("deploykit")
     return there if same and same_engine else None
+
+
+def graph(source: Artifact) -> onnx.ModelProto:
+    """The model of an ONNX artifact, whole and sound.
+
+    Raises:
+        ArtifactError: it cannot be read.
+        BuildError: its graph contradicts itself, or a weight is NaN.
+    """
+    import numpy as np
+    import onnx
+
+    model = artifacts.load_onnx(source.path)
+    try:
+        onnx.checker.check_model(str(source.path))  # by its path: a message of protobuf ends at 2 GiB
+    except onnx.checker.ValidationError as error:
+        raise BuildError(f"{source.path.name} is no valid ONNX model: {first_line(error)}; export it again.") from error
+    for tensor in model.graph.initializer:
+        if tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE) and (
+            np.isnan(onnx.numpy_helper.to_array(tensor)).any()
+        ):
+            raise BuildError(
+                f"the weights {tensor.name!r} of {source.path.name} hold a NaN: train or export them again."
+            )
+    return model
 
 
 def ready(source: Artifact, precision: Precision, version: Version) -> onnx.ModelProto:
@@ -135,7 +162,7 @@ def ready(source: Artifact, precision: Precision, version: Version) -> onnx.Mode
     from deploykit.trt.prepare import prepared
 
     try:
-        return prepared(artifacts.load_onnx(source.path), precision, version)
+        return prepared(graph(source), precision, version)
     except BuildError as error:
         first, *others = str(error).splitlines()
         more = f" And {len(others)} more: {' '.join(others)}" if others else ""

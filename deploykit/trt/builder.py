@@ -102,8 +102,8 @@ class Builder:
             raise self._stopped.pop(0)
         if serialized is None:
             raise BuildError(
-                f"TensorRT could not build {self._planned.path.name}: {self._messages.told(_SILENT)}; with too little "
-                "memory, free some of the GPU's, or lower the largest shape in --shapes."
+                f"TensorRT could not build {self._planned.path.name}: {self._messages.told(_SILENT)}; if it is for "
+                "want of memory, free some of the GPU's, or lower the largest shape in --shapes."
             )
         del parser, watching
         return bytes(memoryview(serialized)), b"" if cache is None else bytes(memoryview(cache.serialize()))

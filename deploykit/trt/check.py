@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Problem", "problems"]
 
-_QUANTIZE = "make the int8 file for TensorRT from the float one: deploykit quantize --int8 --target trt"
+_QUANTIZE = (
+    "make the int8 file for TensorRT from the float one: deploykit quantize --int8 --target trt --calibration FILE.npz"
+)
 #: Operators of onnxruntime's int8 that belong to ONNX all the same.
 _INT8_ONLY = {"ConvInteger", "DynamicQuantizeLinear", "MatMulInteger", "QLinearConv", "QLinearMatMul"}
 #: Which inputs and outputs a type of the table is that of, where it is not the type of the first input.

@@ -379,3 +379,22 @@ def test_what_tensorrt_made_is_released_while_the_context_is_current(source: Art
     assert state.adrift == []
     adopted(made.path)
     assert state.adrift == []
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_graphs_that_contradict_themselves_and_weights_that_are_no_numbers(source: Artifact) -> None:
+    model = artifacts.load_onnx(source.path)
+    whole = model.SerializeToString()
+    model.graph.node[1].input[0] = "nowhere"
+    onnx.save(model, source.path)
+    with pytest.raises(BuildError, match="no valid ONNX model") as error:
+        build(source)
+    assert "\n" not in str(error.value)
+    sound = onnx.load_model_from_string(whole)
+    weights = sound.graph.initializer[0]
+    values = numpy_helper.to_array(weights).copy()
+    values.flat[0] = np.nan
+    weights.CopyFrom(numpy_helper.from_array(values, weights.name))
+    onnx.save(sound, source.path)
+    with pytest.raises(BuildError, match="hold a NaN"):
+        build(source)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -355,10 +354,7 @@ def test_a_version_compatible_plan_may_bring_its_code(state: Any, tmp_path: Path
 
 
 @pytest.fixture
-def stripped(state: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Artifact:
-    prepare = ModuleType("deploykit.trt.prepare")
-    prepare.prepared = lambda model, precision, version: model  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "deploykit.trt.prepare", prepare)
+def stripped(state: Any, tmp_path: Path) -> Artifact:
     source = onnx_artifact(tmp_path).path
     return build(tmp_path, source, [WIDE], INPUTS, OUTPUTS, flags=["STRIP_PLAN", "REFIT"], strip=True)
 
@@ -383,7 +379,7 @@ def test_weights_that_do_not_fit_are_refused_in_tensorrts_words(
         del model.graph.initializer[0]
         return model
 
-    monkeypatch.setattr(sys.modules["deploykit.trt.prepare"], "prepared", halved)
+    monkeypatch.setattr("deploykit.trt.prepare.prepared", halved)
     refused(lambda: TrtRunner(stripped), "weights", "contract.onnx")
 
 
