@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deploykit import artifact as artifacts
-from deploykit import files
+from deploykit import files, registry
 from deploykit.artifact import Artifact, manifest_path
 from deploykit.cli import _progress, _shared, _table
 from deploykit.config import Config
@@ -164,6 +164,8 @@ def show(made: Artifact) -> None:
 def _source(config: Config, named: str | None, precision: Precision) -> Artifact:
     """The ONNX artifact to build from."""
     if named is not None:
+        if named in registry.zoo_names() or ":" in named or named.endswith(".pt2"):
+            raise UsageError(f"build takes an ONNX file, and {named} is a model: run deploykit export {named} first.")
         found = _shared.artifact_at(named)
         if not found.format.startswith("onnx"):
             raise UsageError(f"{named} is no ONNX file ({found.format}): name the one that it was made from.")

@@ -65,6 +65,8 @@ def test_the_project_file_s_table_holds(exported: Path, run: Callable[..., Resul
     ("arguments", "words"),
     [
         (("--for", "10.16"), "use it with --check"),
+        (("charlm-gru",), "run deploykit export charlm-gru first"),
+        (("net.py:gru",), "run deploykit export net.py:gru first"),
         (("--timing-cache", "a", "--no-timing-cache"), "contradict"),
         (("-o", "build/gru.onnx"), "would write over"),
         (("-o", "build/gru.onnx.json"), "would write over"),
