@@ -8,7 +8,7 @@ from .family import Recurrent
 
 
 class StepTagger(nn.Module):
-    """``text`` int64 [batch, time] to ``logits`` [batch, time, classes]: one answer a step, as next-character models."""
+    """``text`` int64 [batch, time] to ``logits`` [batch, time, classes]: one answer a step."""
 
     def __init__(self, encoder: Recurrent, vocabulary: int, classes: int) -> None:
         super().__init__()

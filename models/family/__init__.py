@@ -1,7 +1,7 @@
-"""The recurrent family: one file an architecture, found by its name. What a task puts around it is `models/_heads.py`.
+"""The recurrent family: one file an architecture, found by its name. `models/_heads.py` is what tasks put around them.
 
-Each file defines ``Encoder``, a subclass of ``Recurrent``: sequences in, features of each step out. The first line of its
-docstring says what it is. To add one is to add one file.
+Each file defines ``Encoder``, a subclass of ``Recurrent``: sequences in, features of each step out. The first line of
+its docstring says what it is. To add one is to add one file.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _FOLDER = Path(__file__).parent
 class Recurrent(nn.Module):
     """``x`` float32 [batch, time, input_size] to features [batch, time, output_size].
 
-    ``lengths`` int64 [batch] says how many steps of each row are real; those behind them change no real step's features.
+    ``lengths`` int64 [batch] says how many steps of each row are real; no real step's features depend on the others.
     """
 
     #: Whether the features of a step depend on that step and those before it alone.

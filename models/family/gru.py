@@ -17,7 +17,8 @@ class Encoder(Recurrent):
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         if lengths is None:
-            return self.rnn(x)[0]
+            whole: Tensor = self.rnn(x)[0]
+            return whole
         packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
         features, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=x.shape[1])
         return features
