@@ -10,7 +10,7 @@ import ast
 from abc import abstractmethod
 from importlib import import_module
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -29,9 +29,12 @@ class Recurrent(nn.Module):
     #: Whether the features of a step depend on that step and those before it alone.
     causal: ClassVar[bool] = True
 
-    def __init__(self, input_size: int, hidden_size: int, output_size: int) -> None:
+    def __init__(self, input_size: int, hidden_size: int, *, num_layers: int = 1, dropout: float = 0.0) -> None:
+        """``num_layers`` layers with ``dropout`` between them, which each architecture makes for itself."""
         super().__init__()
-        self.input_size, self.hidden_size, self.output_size = input_size, hidden_size, output_size
+        self.input_size, self.hidden_size = input_size, hidden_size
+        #: Where it is not ``hidden_size``, the architecture sets it.
+        self.output_size = hidden_size
 
     @abstractmethod
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor: ...
@@ -42,6 +45,13 @@ class Recurrent(nn.Module):
             return features[:, -1]
         last = (lengths - 1).view(-1, 1, 1).expand(-1, 1, features.shape[2])
         return torch.gather(features, 1, last).squeeze(1)
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """A causal architecture that can carry a state, and so take a long row piece by piece, with the same features."""
+
+    def stream(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]: ...
 
 
 def names() -> tuple[str, ...]:
