@@ -6,13 +6,16 @@ import copy
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from deploykit.errors import ModelError, WeightsError
 from deploykit.files import atomic_path
+
+if TYPE_CHECKING:
+    from ._averaging import Average
 
 State = Any  # a tensor, a tuple of tensors, or None; only the model knows
 
@@ -35,6 +38,7 @@ class Progress:
     targets: int = 0
     best: float = math.inf
     best_step: int = 0
+    stale: int = 0  # validations since the best one
 
 
 class Run:
@@ -46,7 +50,10 @@ class Run:
         module: nn.Module,
         optimizer: torch.optim.Optimizer,
         scheduler: torch.optim.lr_scheduler.LambdaLR,
+        fingerprint: str = "",
+        average: Average | None = None,
     ) -> None:
+        self.fingerprint, self.average = fingerprint, average
         self.path, self.module, self.optimizer, self.scheduler = path, module, optimizer, scheduler
         self.progress = Progress()
         self.state: State = None
@@ -60,8 +67,9 @@ class Run:
         return self.progress.step
 
     def consider(self, validation: float) -> float:
+        self.progress.stale += 1
         if validation < self.progress.best:
-            self.progress.best, self.progress.best_step = validation, self.progress.step
+            self.progress.best, self.progress.best_step, self.progress.stale = validation, self.progress.step, 0
             self.best = copy.deepcopy(self.module.state_dict())
         return validation
 
@@ -80,6 +88,8 @@ class Run:
             "state": self.state,
             "best": self.best,
             "random": torch.get_rng_state(),
+            "fingerprint": self.fingerprint,
+            "average": None if self.average is None else self.average.state(),
         }
         with atomic_path(self.path) as temporary:
             torch.save(content, temporary)
@@ -89,9 +99,15 @@ class Run:
             raise WeightsError(f"there is no checkpoint at {self.path} to resume: train without --resume.")
         try:
             content = torch.load(self.path, weights_only=True)
+            if content.get("fingerprint", "") != self.fingerprint:
+                raise WeightsError(
+                    f"{self.path} is a checkpoint of other data or options of the task: train without --resume."
+                )
             self.module.load_state_dict(content["module"])
             self.optimizer.load_state_dict(content["optimizer"])
-        except (RuntimeError, ValueError, KeyError) as error:
+            if self.average is not None:
+                self.average.load(content["average"])
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise WeightsError(f"{self.path} is not a checkpoint of this model: train without --resume.") from error
         self.scheduler.last_epoch = content["schedule"]
         self.progress = Progress(**content["progress"])

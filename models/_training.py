@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import msgspec
 import torch
@@ -19,7 +20,9 @@ from torch import Tensor, nn
 
 from deploykit.errors import ModelError
 
+from ._averaging import Average
 from ._initialization import initialize_recurrent
+from ._methods import parameter_groups
 from ._run import Result, Run, State
 
 if TYPE_CHECKING:
@@ -30,9 +33,12 @@ BatchT = TypeVar("BatchT")
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model is trained. ``lr`` is the peak rate, ``lr_scale`` factors on it by first part of parameter name.
+    """How a model is trained. ``lr`` is the peak rate, ``lr_scale`` factors on it by the beginning of parameter names.
 
-    ``chunkable`` says that the model's ``stream`` computes the same when time is cut into chunks.
+    ``chunkable`` says that the model's ``stream`` computes the same when time is cut into chunks. Of so many
+    ``validations``, evenly spaced, ``patience`` in a row without a better one end the training early; without it all
+    steps are made. With ``average``, it is a moving average of the weights that is validated and kept, which forgets
+    all but that share of itself in a step: 0.99 averages over some hundred steps.
     """
 
     steps: int
@@ -45,6 +51,9 @@ class Recipe:
     # The recurrent layer's weights act once per time step, so that its gradient is the steepest: half the rate.
     lr_scale: Mapping[str, float] = field(default_factory=lambda: {"rnn": 0.5})
     chunkable: bool = True
+    validations: int = 12
+    patience: int | None = None
+    average: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -79,37 +88,47 @@ def train(
     folder: Path,
     amp: bool = False,
     resume: bool = False,
-    validations: int = 12,
+    validations: int | None = None,
+    fingerprint: str = "",
     report: Callable[[Mapping[str, float]], None] = lambda _: None,
 ) -> Result:
     """Train ``module`` in place for ``recipe.steps`` steps and return the best weights.
 
     ``folder`` gets ``log.jsonl``, a line per report, and ``checkpoint.pt``, from which ``resume`` goes on to the same
-    weights as an uninterrupted run. Seed torch before building ``module``.
+    weights as an uninterrupted run; ``fingerprint`` says of which data, and they must be the same then. Seed torch
+    before building ``module``.
 
     Raises:
         ModelError: a loss or every validation is NaN or infinite, or the CPU cannot train in bfloat16 (``amp``).
-        WeightsError: there is no checkpoint to resume, or it is another model's.
+        WeightsError: there is no checkpoint to resume, or it is another model's or of other data.
         OutputError: a file cannot be written.
     """
-    optimizer = torch.optim.AdamW(parameter_groups(module, recipe), lr=recipe.lr, betas=(0.9, 0.98))
+    groups = parameter_groups(module, recipe.lr, lr_scale=recipe.lr_scale, weight_decay=recipe.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.98))
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, Schedule(recipe))
-    run = Run(folder / "checkpoint.pt", module, optimizer, scheduler)
+    average = Average(module, recipe.average) if recipe.average else None
+    run = Run(folder / "checkpoint.pt", module, optimizer, scheduler, fingerprint, average)
     log = folder / "log.jsonl"
     if resume:
         run.load()
         cut_log(log, run.progress.step)
     else:
         initialize_recurrent(module)
+        if average is not None:
+            average.load({"values": dict(module.named_parameters()), "updates": 0})
         log.unlink(missing_ok=True)
-    every = max(1, recipe.steps // validations)
+    every = max(1, recipe.steps // (validations or recipe.validations))
     module.train()
     began = time.perf_counter() - run.progress.seconds
     for step in islice(task.steps(), run.progress.step, recipe.steps):
+        if recipe.patience is not None and run.progress.stale >= recipe.patience:
+            break
         state = None if step.fresh else run.state
         loss, targets, state = _loss(task, module, step.batch, state, amp)
         norm = update(module, optimizer, loss, recipe.clip)
         scheduler.step()
+        if average is not None:
+            average.update()
         done = run.advance(targets, detach(state), time.perf_counter() - began)
         if not (math.isfinite(loss.item()) and math.isfinite(norm)):
             raise ModelError(f"the loss is not finite at step {done}: train again with a lower --lr or --clip.")
@@ -121,7 +140,8 @@ def train(
             "targets_per_second": run.progress.targets / run.progress.seconds,
         }
         if done % every == 0 or done == recipe.steps:
-            record["validation"] = run.consider(validate(module, task))
+            with nullcontext() if average is None else average.applied():
+                record["validation"] = run.consider(validate(module, task))
             run.save()
             began = time.perf_counter() - run.progress.seconds  # neither validation nor saving is training
         if "validation" in record or done % 20 == 0 or done == 1:
@@ -160,22 +180,6 @@ def validate(module: nn.Module, task: Task[BatchT]) -> float:
         module.train()
 
 
-def parameter_groups(module: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """One group per first part of the name and kind: only matrices of layers decay, no bias and no embedding."""
-    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
-    for name, parameter in module.named_parameters():
-        part = name.split(".", 1)[0]
-        groups.setdefault((part, parameter.ndim > 1 and part != "embedding"), []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "lr": recipe.lr * recipe.lr_scale.get(part, 1.0),
-            "weight_decay": recipe.weight_decay if decays else 0.0,
-        }
-        for (part, decays), parameters in groups.items()
-    ]
-
-
 def detach(state: State) -> State:
     """The state without its history: where truncated back-propagation through time is truncated."""
     if isinstance(state, tuple):
@@ -183,12 +187,14 @@ def detach(state: State) -> State:
     return state.detach() if isinstance(state, Tensor) else state
 
 
-def infer_with(module: nn.Module) -> Infer:
-    """A module of one output, ``logits``, as metrics call it: NumPy arrays by name in and out."""
+def infer_with(module: nn.Module, outputs: Sequence[str] = ("logits",)) -> Infer:
+    """A module as metrics call it: NumPy arrays by name in, which must be in its arguments' order, and out."""
 
     def infer(feeds: Feeds) -> dict[str, Array]:
         with torch.inference_mode():
-            return {"logits": module(*map(torch.from_numpy, feeds.values())).float().numpy()}
+            made = module(*map(torch.from_numpy, feeds.values()))
+        parts = (made,) if isinstance(made, Tensor) else made
+        return {name: part.float().numpy() for name, part in zip(outputs, parts, strict=True)}
 
     return infer
 
