@@ -80,12 +80,13 @@ def train(
     amp: bool = False,
     resume: bool = False,
     validations: int = 12,
+    initialize: Callable[[nn.Module], None] = initialize_recurrent,
     report: Callable[[Mapping[str, float]], None] = lambda _: None,
 ) -> Result:
     """Train ``module`` in place for ``recipe.steps`` steps and return the best weights.
 
     ``folder`` gets ``log.jsonl``, a line per report, and ``checkpoint.pt``, from which ``resume`` goes on to the same
-    weights as an uninterrupted run. Seed torch before building ``module``.
+    weights as an uninterrupted run. Seed torch before building ``module``, whose first weights ``initialize`` gives.
 
     Raises:
         ModelError: a loss or every validation is NaN or infinite, or the CPU cannot train in bfloat16 (``amp``).
@@ -100,7 +101,7 @@ def train(
         run.load()
         cut_log(log, run.progress.step)
     else:
-        initialize_recurrent(module)
+        initialize(module)
         log.unlink(missing_ok=True)
     every = max(1, recipe.steps // validations)
     module.train()
