@@ -14,29 +14,12 @@ from deploykit.types import ModelSpec
 from ._charlm import VOCABULARY, charlm_spec
 from ._charlm_training import CharTask
 from ._training import Recipe
+from .family._attention import CausalAdditiveAttention
 
 TASK = CharTask
 TRAINING = Recipe(steps=2000, batch=32, time=96, lr=8e-3, chunkable=False)
 
 LONGEST = 1024  # the scores take time x time x attention_size floats a row
-
-
-class CausalAdditiveAttention(nn.Module):
-    """``h`` [batch, time, hidden_size] to contexts of the same shape; step t sees steps 0 to t and none after."""
-
-    def __init__(self, hidden_size: int, attention_size: int) -> None:
-        super().__init__()
-        self.query = nn.Linear(hidden_size, attention_size)
-        self.key = nn.Linear(hidden_size, attention_size, bias=False)
-        self.score = nn.Linear(attention_size, 1, bias=False)
-
-    def forward(self, h: Tensor) -> Tensor:
-        pairs = self.query(h).unsqueeze(2) + self.key(h).unsqueeze(1)
-        scores = self.score(torch.tanh(pairs)).squeeze(-1)
-        step = torch.arange(h.shape[1], device=h.device)
-        future = step.unsqueeze(0) > step.unsqueeze(1)
-        weights = torch.softmax(scores.masked_fill(future, float("-inf")), dim=-1)
-        return weights @ h
 
 
 class CharGRUAttention(nn.Module):

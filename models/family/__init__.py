@@ -10,7 +10,7 @@ import ast
 from abc import abstractmethod
 from importlib import import_module
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,13 @@ class Recurrent(nn.Module):
             return features[:, -1]
         last = (lengths - 1).view(-1, 1, 1).expand(-1, 1, features.shape[2])
         return torch.gather(features, 1, last).squeeze(1)
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """A causal architecture that can carry a state, and so take a long row piece by piece, with the same features."""
+
+    def stream(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]: ...
 
 
 def names() -> tuple[str, ...]:
