@@ -37,7 +37,9 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(
         (
             click.option("--quick", is_flag=True, help="A few steps, to see that all works. Its numbers mean nothing."),
-            click.option("--seeds", type=click.IntRange(1), help="Runs of each architecture; the default is the plan's, 3."),
+            click.option(
+                "--seeds", type=click.IntRange(1), help="Runs of each architecture; the default is the plan's, 3."
+            ),
             click.option("--budget", type=click.IntRange(1), metavar="PARAMS", help="Parameters of each whole model."),
             click.option(
                 "--hours",
@@ -50,7 +52,9 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
             click.option("--ablation/--no-ablation", default=True, help="Each training method, with and without it."),
             click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads."),
             click.option("--resume", is_flag=True, help="Go on where an interrupted study of these options ended."),
-            click.option("-o", "--output", "folder", type=folder, help="Folder to write to; runs/study/TASK by default."),
+            click.option(
+                "-o", "--output", "folder", type=folder, help="Folder to write to; runs/study/TASK by default."
+            ),
         )
     ):
         command = option(command)
@@ -121,16 +125,18 @@ def _study(
     if not resume and (folder / "results.json").exists():
         raise UsageError(f"{folder} has results already: go on with --resume, or name another folder with -o.")
     from ._study.conduct import Asked, Study
-    from ._study.plan import FULL, QUICK
+    from ._study.plan import FULL, QUICK, QUICK_ARCHITECTURES
     from ._study.tasks import study_task
     from ._study.text import write
 
     synthetic = name == "traffic" and data is None and quick
     if synthetic:
         data = _made_up(folder)
-    changes = {key: value for key, value in (("seeds", seeds), ("budget", budget)) if value is not None}
-    plan: Plan = replace((QUICK if quick else FULL)[name], **changes)
+    plan: Plan = (QUICK if quick else FULL)[name]
+    plan = replace(plan, seeds=seeds or plan.seeds, budget=budget or plan.budget)
     task = study_task(name, data)
+    if architectures is None and quick:
+        architectures = ",".join(QUICK_ARCHITECTURES)
     asked = Asked(_chosen(task, architectures), data, synthetic, threads, ablation, hours)
     results = Study(task, plan, asked, folder, lambda said: click.echo(said, err=True)).conduct(resume)
     write([results], folder)

@@ -16,6 +16,7 @@ from deploykit.errors import UsageError
 from deploykit.types import DimRange, Metric, ModelSpec, TensorSpec
 
 from .. import _charlm
+from .._charlm_training import Batch, CharTask
 from .._heads import StepTagger
 from .._ngram import baseline
 from .._run import State
@@ -34,7 +35,9 @@ class Study(StudyTask):
     """The next byte of Python source, in windows that each begin from an empty state, so that all architectures can."""
 
     name, metric, unit, higher_is_better, causal = "charlm", "bits_per_character", "bits", False, True
-    input_size = 32
+    chunked = True
+
+    embedding_size = 32
 
     #: Bytes that the test and the validation score, in as many windows as that takes.
     test_bytes, validation_bytes = 32768, 8192
@@ -44,7 +47,7 @@ class Study(StudyTask):
             raise UsageError("charlm reads the standard library of the Python that runs: leave out --data.")
 
     def module(self, architecture: str, shape: Shape) -> nn.Module:
-        inner = shape.encoder(architecture, self.input_size)
+        inner = shape.encoder(architecture, self.embedding_size)
         return StepTagger(inner, vocabulary=_charlm.VOCABULARY, classes=_charlm.VOCABULARY)
 
     def spec(self, module: nn.Module, window: int) -> ModelSpec:
@@ -60,7 +63,7 @@ class Study(StudyTask):
         )
 
     def training(self, batch: int, window: int, seed: int, *, bucketed: bool = True, chunks: int = 1) -> Task[Any]:
-        return _CharWindows(batch, window, seed, self.validation_bytes)
+        return _CharWindows(batch, window, seed, self.validation_bytes, chunks)
 
     def baselines(self, window: int) -> dict[str, float]:
         chosen = _charlm.windows("held-out", max(1, self.test_bytes // window), window)
@@ -78,19 +81,21 @@ class _CharWindows:
     time: int
     seed: int
     validation_bytes: int
+    chunks: int = 1
 
-    def steps(self) -> Iterator[Step[tuple[Tensor, Tensor]]]:
+    def steps(self) -> Iterator[Step[Batch]]:
         generator = np.random.default_rng(self.seed)
         data = _charlm.text("train")
         while True:
             starts = generator.integers(0, len(data) - self.time, self.batch)
             chosen = torch.from_numpy(data[starts[:, None] + np.arange(self.time + 1)].astype(np.int64))
-            yield Step((chosen[:, :-1], chosen[:, 1:]), fresh=True)
+            yield Step(Batch(chosen[:, :-1], chosen[:, 1:]), fresh=True)
 
-    def loss(self, module: nn.Module, batch: tuple[Tensor, Tensor], state: State) -> tuple[Tensor, int, State]:
-        text, target = batch
-        logits = module(text).float()
-        return F.cross_entropy(logits.flatten(0, 1), target.flatten()), target.numel(), None
+    def loss(self, module: nn.Module, batch: Batch, state: State) -> tuple[Tensor, int, State]:
+        if self.chunks > 1:
+            return CharTask(self.batch, self.time, self.seed, chunks=self.chunks).loss(module, batch, None)
+        logits = module(batch.text).float()
+        return F.cross_entropy(logits.flatten(0, 1), batch.target.flatten()), batch.target.numel(), None
 
     def validate(self, module: nn.Module) -> float:
         chosen = _charlm.windows("validation", max(1, self.validation_bytes // self.time), self.time)

@@ -62,7 +62,9 @@ class Study:
             self.hidden[name], self.sizes[name] = fit_hidden(task, name, plan.budget)
             if self.sizes[name] < (1 - BUDGET_SLACK) * plan.budget:
                 tell(f"{name} has {self.sizes[name]:,} parameters, clearly under the budget of {plan.budget:,}")
-        self.stacked = fit_hidden(task, GRU, plan.budget, layers=2)[0] if asked.ablation and GRU in self.hidden else None
+        self.stacked = (
+            fit_hidden(task, GRU, plan.budget, layers=2)[0] if asked.ablation and GRU in self.hidden else None
+        )
         self.results = self._empty()
 
     def conduct(self, resume: bool) -> Results:
@@ -119,7 +121,9 @@ class Study:
         if self.results.paces:
             return
         self.tell("timing training steps, all in turn")
-        family = {name: Job("family", name, 0, "", self.plan.window, Shape(size), 1) for name, size in self.hidden.items()}
+        family = {
+            name: Job("family", name, 0, "", self.plan.window, Shape(size), 1) for name, size in self.hidden.items()
+        }
         gru = family.get(GRU, next(iter(family.values())))
         references = dict.fromkeys(family.values(), gru)
         for name in CLAIMED:
@@ -141,7 +145,7 @@ class Study:
         jobs = [*rate_jobs(self.plan, self.hidden), *family_jobs(self.plan, self.hidden)]
         jobs += [*window_jobs(self.plan, self.hidden), *(self._ablation().jobs if self.asked.ablation else ())]
         seconds = sum(self._seconds(job) for job in jobs) * OVERHEAD
-        deployed = self.plan.seeds * len(self.hidden) * DEPLOY_SECONDS
+        deployed = self.plan.deployed * len(self.hidden) * DEPLOY_SECONDS
         timed = len(self.hidden) * 5 * self.plan.bench_seconds * 2
         return (self.asked.hours * 3600 - deployed - timed) / max(seconds, 1e-9)
 
@@ -167,7 +171,7 @@ class Study:
                     job.kind, job.architecture, job.seed, job.variant, job.window, shape.hidden, total, 0, reason=reason
                 )
         done = run(self.task, self.plan, job, self._rate(job), total, self.folder)
-        if done.weights is None or job.kind != "family":
+        if done.weights is None or job.kind != "family" or job.seed >= self.plan.deployed:
             return done.record
         model = deploy.write_model(self.task.name, job, done.weights, self.asked.data, self.folder)
         deployed, _ = deploy.deploy(model, job, self.asked.threads)
@@ -191,12 +195,12 @@ class Study:
             return
         files = [found for job in self._timed() if (found := self._files(job)) is not None]
         if files:
-            found = latencies(files, self.plan, self.asked.threads, self.tell)
-            self._keep(self.results.with_latencies(itertools.chain.from_iterable(found)))
+            rows = latencies(files, self.plan, self.asked.threads, self.tell)
+            self._keep(self.results.with_latencies(itertools.chain.from_iterable(rows)))
 
     def _timed(self) -> list[Job]:
-        jobs = [job for job in family_jobs(replace(self.plan, seeds=1), self.hidden)]
-        if GRU in self.hidden:
+        jobs = list(family_jobs(replace(self.plan, seeds=1), self.hidden))
+        if GRU in self.hidden and self.plan.same_hidden:
             same = Shape(self.hidden[GRU])
             jobs += [
                 replace(job, variant=SAME_HIDDEN, shape=same)
@@ -226,4 +230,3 @@ class Study:
         self.tell(f"{name}: {self.task.metric} {shown:.4f} after {record.seconds:.1f} s")
         if record.deployed is not None and record.deployed.reason is not None:
             self.tell(f"{name}: {record.deployed.reason}")
-

@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING
 from safetensors.torch import save
 from torch import Tensor
 
-from deploykit import artifact, loading
+from deploykit import artifact, loading, registry
 from deploykit.artifact import Artifact, ModelRef
-from deploykit.bench.engine import bench
-from deploykit.bench.report import Row
-from deploykit.bench.settings import Settings, Subject
+from deploykit.backends import RunOptions
 from deploykit.errors import DeploykitError, KernelsError
 from deploykit.export import export
 from deploykit.files import atomic_path, write_text
@@ -120,30 +118,28 @@ def opened(task: str, job: Job, folder: Path) -> Files:
     stem = Path(model.weights).with_suffix("")
     plain, int8 = (artifact.read(stem.with_suffix(suffix)) for suffix in (".onnx", ".int8.onnx"))
     missing = why_missing()
-    return Files(
-        job, model, plain, int8, None if missing else artifact.read(stem.with_suffix(".fused.onnx")), missing
-    )
+    return Files(job, model, plain, int8, None if missing else artifact.read(stem.with_suffix(".fused.onnx")), missing)
 
 
 def judge(files: Files, threads: int) -> Deployed:
-    """Each file held against PyTorch by the bench's engine, without timing: the metric in float32 and in int8.
+    """The metric of each file in onnxruntime, over the same test split as PyTorch's; export has proved the float one.
 
     Raises:
-        DeploykitError: PyTorch itself does not run the model.
+        DeploykitError: a file does not run.
     """
-    reference = Artifact.of_model(files.model, loading.model_name(files.model))
-    subjects = [Subject("ort", files.plain), Subject("ort", files.int8)]
-    settings = Settings(batches=(1,), times=(files.job.window,), threads=threads, latency=False, drift=0)
-    rows = bench(subjects, reference, settings).rows
-    plain, int8 = (_row(rows, file) for file in (files.plain, files.int8))
+    spec = loading.load(files.model)
+    assert spec.metric is not None
+    found = []
+    for file in (files.plain, files.int8):
+        with registry.backend("ort").open(file, RunOptions(threads)) as runner:
+            found.append(spec.metric.evaluate(runner.infer))
     coverage = files.int8.coverage
     return Deployed(
         float_bytes=files.plain.size_bytes,
         int8_bytes=files.int8.size_bytes,
-        float_metric=None if plain.metric is None else plain.metric.value,
-        int8_metric=None if int8.metric is None else int8.metric.value,
+        float_metric=found[0],
+        int8_metric=found[1],
         coverage=None if coverage is None else coverage.mac_share,
-        reason=next((row.reason for row in (plain, int8) if row.status != "ok"), None),
     )
 
 
@@ -158,7 +154,3 @@ def deploy(model: ModelRef, job: Job, threads: int) -> tuple[Deployed, Files | N
 
 def _function(task: str, job: Job) -> str:
     return f"{task}_{job.architecture.replace('-', '_')}"
-
-
-def _row(rows: tuple[Row, ...], file: Artifact) -> Row:
-    return next(row for row in rows if row.sha256 == file.sha256)

@@ -18,12 +18,16 @@ STYLE = """
 svg { font: 13px system-ui, sans-serif; background: #fff; }
 text { fill: #1f2328; } .muted, .tick { fill: #59636e; font-size: 11px; } .head { font-weight: 600; }
 .grid { stroke: #d8dee4; } .zero { stroke: #59636e; stroke-dasharray: 3 3; } .bar { stroke-width: 2; fill: none; }
-.s0 { fill: #0b62c4; stroke: #0b62c4; } .s1 { fill: #b3470a; stroke: #b3470a; } .s2 { fill: #117a4a; stroke: #117a4a; }
+.s0 { fill: #0b62c4; stroke: #0b62c4; }
+.s1 { fill: #b3470a; stroke: #b3470a; }
+.s2 { fill: #117a4a; stroke: #117a4a; }
 .seed { fill-opacity: 0.35; stroke: none; }
 @media (prefers-color-scheme: dark) {
   svg { background: #0d1117; } text { fill: #e6edf3; } .muted, .tick { fill: #9198a1; }
   .grid { stroke: #30363d; } .zero { stroke: #9198a1; }
-  .s0 { fill: #58a6ff; stroke: #58a6ff; } .s1 { fill: #f0883e; stroke: #f0883e; } .s2 { fill: #3fb950; stroke: #3fb950; }
+  .s0 { fill: #58a6ff; stroke: #58a6ff; }
+  .s1 { fill: #f0883e; stroke: #f0883e; }
+  .s2 { fill: #3fb950; stroke: #3fb950; }
 }
 """
 
@@ -63,7 +67,8 @@ def picture(results: Results) -> str:
     words = "; ".join(_told(column, names) for column in columns)
     drawing = svg.figure(f"study-{results.task}", f"The study of {results.task}", words, width, height, body)
     head, _, rest = drawing.partition(">")
-    return f'{head} xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}"><style>{STYLE}</style>{rest}\n'
+    size = f'width="{width:.0f}" height="{height:.0f}"'
+    return f'{head} xmlns="http://www.w3.org/2000/svg" {size}><style>{STYLE}</style>{rest}\n'
 
 
 def _columns(results: Results, names: Sequence[str]) -> list[Column]:
@@ -133,7 +138,10 @@ def _drawn(column: Column, left: float, rows: int) -> list[str]:
         body += [svg.text(scale(tick), bottom + 15, label, "tick", "middle")]
     if column.line is not None and scale.low <= column.line[1] <= scale.high:
         at = scale(column.line[1])
-        body += [svg.line(at, TOP - 4, at, bottom, "zero"), svg.text(at, bottom + 30, column.line[0], "muted", "middle")]
+        body += [
+            svg.line(at, TOP - 4, at, bottom, "zero"),
+            svg.text(at, bottom + 30, column.line[0], "muted", "middle"),
+        ]
     elif column.line is not None:
         body += [svg.text(left, bottom + 30, f"{column.line[0]}: {column.line[1]:.3g}, outside", "muted")]
     count = len(column.series)

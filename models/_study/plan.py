@@ -61,7 +61,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """How much of a task is run. ``rates``: peak learning rates, of which validation chooses one per architecture."""
+    """How much of a task is run.
+
+    ``rates``: peak learning rates, of which validation chooses one per architecture, in runs of ``rate_steps``.
+    ``deployed``: how many of the seeds' models become files; the first is also timed. ``same_hidden``: whether the
+    architectures that the claims are about are timed at the GRU's hidden size too.
+    """
 
     budget: int
     steps: int
@@ -76,6 +81,8 @@ class Plan:
     pace_rounds: int = 12
     bench_seconds: float = 1.0
     bench_rounds: int = 20
+    deployed: int = 3
+    same_hidden: bool = True
 
     def told(self) -> dict[str, Any]:
         """The plan as settings of results."""
@@ -96,20 +103,20 @@ class Plan:
         )
 
 
-#: Steps that three studies of two cores need about an hour and a half for; see ``docs/study.md`` for the measured times.
+#: Three of these fit into two hours of two cores.
 FULL = {
-    "traffic": Plan(
-        25_000, 1200, 64, 24, 3, (1e-3, 3e-3, 1e-2), 300, (10, 50, 150), 500, 500
-    ),
+    "traffic": Plan(25_000, 1200, 64, 24, 3, (1e-3, 3e-3, 1e-2), 300, (10, 50, 150), 500, 500),
     "names": Plan(60_000, 1500, 64, 20, 3, (1e-3, 3e-3, 1e-2), 300, (), 0, 600),
     "charlm": Plan(100_000, 1200, 32, 64, 3, (1e-3, 3e-3, 1e-2), 250, (10, 50, 150), 400, 400),
 }
 #: As much as shows that all of it works, and nothing else.
 QUICK = {
-    "traffic": Plan(4_000, 40, 32, 12, 2, (3e-3,), 0, (10, 50), 10, 10, 3, 0.1, 5),
-    "names": Plan(8_000, 40, 32, 20, 2, (3e-3,), 0, (), 0, 10, 3, 0.1, 5),
-    "charlm": Plan(24_000, 30, 8, 24, 2, (3e-3,), 0, (10, 50), 8, 8, 3, 0.1, 5),
+    "traffic": Plan(4_000, 40, 32, 12, 2, (3e-3,), 0, (10, 50), 10, 10, 3, 0.1, 5, 1, False),
+    "names": Plan(8_000, 40, 32, 20, 2, (3e-3,), 0, (), 0, 10, 3, 0.1, 5, 1, False),
+    "charlm": Plan(24_000, 30, 8, 24, 2, (3e-3,), 0, (10, 50), 8, 8, 3, 0.1, 5, 1, False),
 }
+#: Whom a quick study takes, where nobody is named: the three that all know, and the hybrid.
+QUICK_ARCHITECTURES = (*CLAIMED, "gru-selfattention")
 
 
 def fit_hidden(task: StudyTask, architecture: str, budget: int, layers: int = 1) -> tuple[int, int]:

@@ -3,7 +3,7 @@
     {"schema_version": 1, "task": "traffic", "metric": "mae", "unit": ..., "higher_is_better": false,
      "settings": {...}, "environment": {...}, "data": {...}, "baselines": {"persistence": 32.0},
      "counts": {"gru": 24960},
-     "records": [{"kind": "family" | "rate" | "window" | "ablation", "architecture": "gru", "seed": 0, "variant": "", ...}],
+     "records": [{"kind": "family" | "rate" | "window" | "ablation", "architecture": "gru", "seed": 0, ...}],
      "paces": [{"architecture": "gru", "variant": "", "seconds_per_1000_targets": ..., "ratio": {...}}],
      "latencies": [{"architecture": "gru", "variant": "", "backend": "ort", "precision": "int8", ...}]}
 
@@ -57,8 +57,8 @@ class Deployed:
 class Record:
     """One training run.
 
-    ``variant`` is empty for the family, a peak rate for the search of one, the steps for a window, and what was switched
-    for an ablation.
+    ``variant`` is empty for the family, a peak rate for the search of one, the steps for a window, and what was
+    switched for an ablation.
     ``rate`` is the peak learning rate. ``metric`` is of the test split, ``validation`` of the split that chose the
     weights. ``seconds`` is the wall's time without validation, ``cpu_seconds`` the process's with it, and neither ranks
     anything: ``Pace`` does.

@@ -75,7 +75,7 @@ def comparison(ratio: Interval | None, higher_is_better: bool) -> str:
 
 
 def best(scores: Mapping[str, Mapping[int, float]], higher_is_better: bool) -> str | None:
-    """The name that is better than each other on every seed; None where no such is, or fewer than two seeds are there."""
+    """The name that is better than each other on every seed; None where none is, or there are fewer than two seeds."""
     for name, mine in scores.items():
         others = [paired_ratio(mine, theirs) for other, theirs in scores.items() if other != name]
         if others and all(comparison(ratio, higher_is_better) == "better" for ratio in others):

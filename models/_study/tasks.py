@@ -53,8 +53,6 @@ class StudyTask(ABC):
     ragged: ClassVar[bool] = False
     #: Whether time can be cut into pieces whose activations are computed again on the way back.
     chunked: ClassVar[bool] = False
-    #: Size of what the encoder is fed at each step.
-    input_size: ClassVar[int]
 
     @abstractmethod
     def module(self, architecture: str, shape: Shape) -> nn.Module:

@@ -147,7 +147,12 @@ def _deployment(results: Results) -> str:
         int8 = {seed: one.int8_metric for seed, one in runs.items() if one.int8_metric is not None}
         plain = {seed: one.float_metric for seed, one in runs.items() if one.float_metric is not None}
         cost = paired_difference(int8, plain)
-        cells = [("torch", "float32", ""), ("ort", "float32", ""), ("ort", "int8", "portable"), ("ort", "int8", "fused")]
+        cells = [
+            ("torch", "float32", ""),
+            ("ort", "float32", ""),
+            ("ort", "int8", "portable"),
+            ("ort", "int8", "fused"),
+        ]
         rows.append(
             [
                 name,

@@ -36,10 +36,6 @@ class Study(StudyTask):
             raise UsageError("the traffic study needs a detector's CSV file: name it with --data, or try --quick.")
         self._series = _traffic.read(data)
 
-    @property
-    def input_size(self) -> int:
-        return self._task(1, 1, 0).layout.input_size
-
     def module(self, architecture: str, shape: Shape) -> nn.Module:
         layout = self._task(1, 1, 0).layout
         return _traffic.TrafficForecaster(shape.encoder(architecture, layout.input_size), layout)
@@ -91,5 +87,5 @@ def make_up(path: Path) -> None:
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["flow", "occupancy", "speed"])
-        for row in zip(flow, occupancy, speed, strict=True):
-            writer.writerow([f"{row[0]:.0f}", f"{row[1]:.4f}", f"{row[2]:.1f}"])
+        for step in zip(flow, occupancy, speed, strict=True):
+            writer.writerow([f"{step[0]:.0f}", f"{step[1]:.4f}", f"{step[2]:.1f}"])
