@@ -95,7 +95,7 @@ def source_hash(module: nn.Module) -> str:
 def _zoo(ref: ModelRef) -> ModelSpec:
     if ref.ref not in registry.zoo_names() and Path(ref.ref).suffix == ".py":
         raise UsageError(f"{ref.ref} names a file but no factory in it: write {ref.ref}:FACTORY.")
-    spec = registry.zoo_model(ref.ref)
+    spec = registry.zoo_model(ref.ref, None if ref.weights is None else Path(ref.weights))
     if ref.weights is None:
         path = registry.zoo_weights(ref.ref)
         weights.fit(spec.module, weights.read_state(path), path)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -95,14 +96,19 @@ def zoo_weights(name: str) -> Path:
     return zoo_folder() / "weights" / f"{name}.safetensors"
 
 
-def zoo_model(name: str) -> ModelSpec:
-    """The spec of a zoo model, with fresh, untrained weights.
+def zoo_model(name: str, weights: Path | None = None) -> ModelSpec:
+    """The spec of a zoo model, with fresh, untrained weights, and with the sizes that ``weights`` tell of.
+
+    A model whose sizes come from the data it was trained on takes the weights file in its ``spec``; by default it asks
+    the zoo's own.
 
     Raises:
         UnknownNameError: there is no such file.
+        WeightsError: the weights are another task's.
     """
     module = _load("model", "deploykit.models", name, zoo_names())
-    found: ModelSpec = module.spec()
+    given = () if weights is None or not inspect.signature(module.spec).parameters else (weights,)
+    found: ModelSpec = module.spec(*given)
     return found
 
 

@@ -35,6 +35,7 @@ class Progress:
     targets: int = 0
     best: float = math.inf
     best_step: int = 0
+    stale: int = 0  # validations since the best one
 
 
 class Run:
@@ -46,7 +47,9 @@ class Run:
         module: nn.Module,
         optimizer: torch.optim.Optimizer,
         scheduler: torch.optim.lr_scheduler.LambdaLR,
+        fingerprint: str = "",
     ) -> None:
+        self.fingerprint = fingerprint
         self.path, self.module, self.optimizer, self.scheduler = path, module, optimizer, scheduler
         self.progress = Progress()
         self.state: State = None
@@ -60,8 +63,9 @@ class Run:
         return self.progress.step
 
     def consider(self, validation: float) -> float:
+        self.progress.stale += 1
         if validation < self.progress.best:
-            self.progress.best, self.progress.best_step = validation, self.progress.step
+            self.progress.best, self.progress.best_step, self.progress.stale = validation, self.progress.step, 0
             self.best = copy.deepcopy(self.module.state_dict())
         return validation
 
@@ -80,6 +84,7 @@ class Run:
             "state": self.state,
             "best": self.best,
             "random": torch.get_rng_state(),
+            "fingerprint": self.fingerprint,
         }
         with atomic_path(self.path) as temporary:
             torch.save(content, temporary)
@@ -89,6 +94,10 @@ class Run:
             raise WeightsError(f"there is no checkpoint at {self.path} to resume: train without --resume.")
         try:
             content = torch.load(self.path, weights_only=True)
+            if content.get("fingerprint", "") != self.fingerprint:
+                raise WeightsError(
+                    f"{self.path} is a checkpoint of other data or options of the task: train without --resume."
+                )
             self.module.load_state_dict(content["module"])
             self.optimizer.load_state_dict(content["optimizer"])
         except (RuntimeError, ValueError, KeyError) as error:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -32,7 +32,9 @@ BatchT = TypeVar("BatchT")
 class Recipe:
     """How a model is trained. ``lr`` is the peak rate, ``lr_scale`` factors on it by first part of parameter name.
 
-    ``chunkable`` says that the model's ``stream`` computes the same when time is cut into chunks.
+    ``chunkable`` says that the model's ``stream`` computes the same when time is cut into chunks. Of so many
+    ``validations``, evenly spaced, ``patience`` in a row without a better one end the training early; without it all
+    steps are made.
     """
 
     steps: int
@@ -45,6 +47,8 @@ class Recipe:
     # The recurrent layer's weights act once per time step, so that its gradient is the steepest: half the rate.
     lr_scale: Mapping[str, float] = field(default_factory=lambda: {"rnn": 0.5})
     chunkable: bool = True
+    validations: int = 12
+    patience: int | None = None
 
 
 @dataclass(frozen=True)
@@ -79,23 +83,25 @@ def train(
     folder: Path,
     amp: bool = False,
     resume: bool = False,
-    validations: int = 12,
+    validations: int | None = None,
+    fingerprint: str = "",
     initialize: Callable[[nn.Module], None] = initialize_recurrent,
     report: Callable[[Mapping[str, float]], None] = lambda _: None,
 ) -> Result:
     """Train ``module`` in place for ``recipe.steps`` steps and return the best weights.
 
     ``folder`` gets ``log.jsonl``, a line per report, and ``checkpoint.pt``, from which ``resume`` goes on to the same
-    weights as an uninterrupted run. Seed torch before building ``module``, whose first weights ``initialize`` gives.
+    weights as an uninterrupted run; ``fingerprint`` says of which data, and they must be the same then. Seed torch
+    before building ``module``, whose first weights ``initialize`` gives.
 
     Raises:
         ModelError: a loss or every validation is NaN or infinite, or the CPU cannot train in bfloat16 (``amp``).
-        WeightsError: there is no checkpoint to resume, or it is another model's.
+        WeightsError: there is no checkpoint to resume, or it is another model's or of other data.
         OutputError: a file cannot be written.
     """
     optimizer = torch.optim.AdamW(parameter_groups(module, recipe), lr=recipe.lr, betas=(0.9, 0.98))
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, Schedule(recipe))
-    run = Run(folder / "checkpoint.pt", module, optimizer, scheduler)
+    run = Run(folder / "checkpoint.pt", module, optimizer, scheduler, fingerprint)
     log = folder / "log.jsonl"
     if resume:
         run.load()
@@ -103,10 +109,12 @@ def train(
     else:
         initialize(module)
         log.unlink(missing_ok=True)
-    every = max(1, recipe.steps // validations)
+    every = max(1, recipe.steps // (validations or recipe.validations))
     module.train()
     began = time.perf_counter() - run.progress.seconds
     for step in islice(task.steps(), run.progress.step, recipe.steps):
+        if recipe.patience is not None and run.progress.stale >= recipe.patience:
+            break
         state = None if step.fresh else run.state
         loss, targets, state = _loss(task, module, step.batch, state, amp)
         norm = update(module, optimizer, loss, recipe.clip)
@@ -184,12 +192,14 @@ def detach(state: State) -> State:
     return state.detach() if isinstance(state, Tensor) else state
 
 
-def infer_with(module: nn.Module) -> Infer:
-    """A module of one output, ``logits``, as metrics call it: NumPy arrays by name in and out."""
+def infer_with(module: nn.Module, outputs: Sequence[str] = ("logits",)) -> Infer:
+    """A module as metrics call it: NumPy arrays by name in, which must be in its arguments' order, and out."""
 
     def infer(feeds: Feeds) -> dict[str, Array]:
         with torch.inference_mode():
-            return {"logits": module(*map(torch.from_numpy, feeds.values())).float().numpy()}
+            made = module(*map(torch.from_numpy, feeds.values()))
+        parts = (made,) if isinstance(made, Tensor) else made
+        return {name: part.float().numpy() for name, part in zip(outputs, parts, strict=True)}
 
     return infer
 

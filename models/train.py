@@ -1,4 +1,4 @@
-"""Train a zoo model again: ``python -m models.train charlm-gru``.
+"""Train a zoo model again: ``python -m models.train charlm-gru``, or ``traffic-gru --data FILE.csv``.
 
 Writes the weights to ``models/weights/<name>.safetensors``, and log and checkpoint to ``runs/<name>/``.
 """
@@ -8,30 +8,28 @@ from __future__ import annotations
 import os
 import platform
 import shlex
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from deploykit import registry
-from deploykit.errors import DeploykitError, OutputError, UnknownNameError, UsageError
+from deploykit.errors import DeploykitError, OutputError
 from deploykit.files import atomic_path
 
+from . import _tasks
+from ._reporting import reporter
+
 if TYPE_CHECKING:
-    from deploykit.types import Metric, ModelSpec
-
     from ._run import Result
-
-PLAIN_EVERY = 100  # steps between two plain log lines
 
 # What decides nothing about the weights stays out of the command that the weights file remembers.
 UNREMEMBERED = {"name", "output", "folder", "resume"}
+
+# What only some tasks take: the others say so.
+TASK_OPTIONS = ("target", "columns", "minutes", "daily", "balance")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -84,12 +82,17 @@ UNREMEMBERED = {"name", "output", "folder", "resume"}
     help="Largest gradient norm. A lower one pays where the log's grad_norm has spikes; below its median it slows all.",
 )
 @click.option(
+    "--patience",
+    type=click.IntRange(1),
+    help="End after so many validations in a row without a better one. Pays where a model overfits before its last "
+    "step; the best weights are kept in any case.",
+)
+@click.option(
     "--batching",
-    type=click.Choice(["stream", "bucketed"]),
-    default="stream",
-    show_default=True,
-    help="stream carries the state along contiguous text and has no padding: best for running text. bucketed takes "
-    "whole functions and classes, padded among their like: pays when sequences are separate and differ in length.",
+    type=click.Choice(["stream", "bucketed", "shuffled"]),
+    help="stream carries the state along contiguous text and has no padding: best for running text. bucketed puts "
+    "sequences of like length together: pays when they are separate and differ in length. shuffled takes them as they "
+    "come. Default: what suits the task.",
 )
 @click.option(
     "--amp",
@@ -104,6 +107,36 @@ UNREMEMBERED = {"name", "output", "folder", "resume"}
     show_default=True,
     help="Cut time into N chunks and compute their activations again on the way back. Pays when --time is so long that "
     "memory runs out, else never: a GRU step took 1.4 times as long, and with 8 chunks of 64 steps 0.4 of the memory.",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="What to train on, for models whose data are not in the zoo: a CSV file for traffic, a folder of LANGUAGE.txt "
+    "files for names. Pays with your own: the weights file holds none of them.",
+)
+@click.option("--target", help="traffic: the column to forecast, flow by default. Pays where yours has another name.")
+@click.option(
+    "--columns",
+    multiple=True,
+    help="traffic: a column to forecast from, besides the target; repeatable. All by default; pays where some are no "
+    "numbers, or no help.",
+)
+@click.option(
+    "--minutes",
+    type=click.FloatRange(0, min_open=True),
+    help="traffic: minutes between two rows, 5 by default. Pays where yours are others: the time of day depends on it.",
+)
+@click.option(
+    "--daily/--no-daily",
+    default=None,
+    help="traffic: whether the time of day is an input too, which is the default. Leaving it out pays where the first "
+    "row's is not known when the model is used.",
+)
+@click.option(
+    "--balance",
+    type=click.FloatRange(0, 1),
+    help="names: how much rare languages count in the loss, 0 as often as they come (the default), 1 all the same. "
+    "Pays in accuracy averaged over languages, and costs some over names.",
 )
 @click.option("--resume", is_flag=True, help="Go on from an interrupted run's checkpoint. Pays when there is one.")
 @click.pass_context
@@ -122,15 +155,16 @@ def _train(
     command: str,
     output: Path | None,
     folder: Path | None,
+    data: Path | None,
     seed: int,
     threads: int,
-    batching: str,
+    batching: str | None,
     amp: bool,
     checkpoint_chunks: int,
     resume: bool,
-    **changes: float | None,
+    **changes: Any,
 ) -> None:
-    module = _zoo_module(name)
+    zoo = _tasks.zoo_module(name)
     output = output or registry.zoo_weights(name)
     _check_writable(output)
 
@@ -140,25 +174,31 @@ def _train(
 
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    spec: ModelSpec = module.spec()
-    metric = _metric(spec)
-    recipe = replace(module.TRAINING, **{key: value for key, value in changes.items() if value is not None})
-    if checkpoint_chunks > 1 and not recipe.chunkable:
-        raise UsageError(f"{name} looks back over all steps, so time cannot be cut: leave out --checkpoint-chunks.")
-    task = module.TASK(recipe.batch, recipe.time, seed, bucketed=batching == "bucketed", chunks=checkpoint_chunks)
-    with _reporter(name, recipe.steps) as report:
+    given = {key: value for key, value in changes.items() if value is not None and value != ()}
+    options = {key: given.pop(key) for key in TASK_OPTIONS if key in given}
+    recipe = replace(zoo.TRAINING, **given)
+    job = _tasks.job(zoo, name, recipe, seed, data=data, batching=batching, chunks=checkpoint_chunks, options=options)
+    with reporter(name, recipe.steps) as report:
         result = train(
-            spec.module, task, recipe, folder=folder or Path("runs") / name, amp=amp, resume=resume, report=report
+            job.module,
+            job.task,
+            recipe,
+            folder=folder or Path("runs") / name,
+            amp=amp,
+            resume=resume,
+            fingerprint=job.fingerprint,
+            report=report,
         )
-    spec.module.load_state_dict(result.weights)
-    value = metric.evaluate(infer_with(spec.module.eval()))
+    job.module.load_state_dict(result.weights)
+    value = job.metric.evaluate(infer_with(job.module.eval(), job.outputs))
     facts = {
-        "model": spec.name,
-        "metric": metric.name,
+        "model": name,
+        "metric": job.metric.name,
         "value": f"{value:.6f}",
         "validation_value": f"{result.validation:.6f}",
-        **task.facts(metric),
-        "parameters": str(sum(parameter.numel() for parameter in spec.module.parameters())),
+        **job.task.facts(job.metric),
+        **{key: f"{number:.6f}" for key, number in job.judge(job.module).items()},
+        "parameters": str(sum(parameter.numel() for parameter in job.module.parameters())),
         "steps": str(recipe.steps),
         "best_step": str(result.step),
         "seed": str(seed),
@@ -168,23 +208,8 @@ def _train(
     }
     _write(output, result, facts)
     pace = f"{result.seconds / 60:.1f} minutes at {result.targets_per_second:.0f} targets a second"
-    click.echo(f"{name}: {metric.name} {value:.4f} after {pace}, wrote {output}")
-
-
-def _zoo_module(name: str) -> ModuleType:
-    known = registry.zoo_names()
-    if name not in known:
-        raise UnknownNameError("model", name, known)
-    module = import_module(f".{name.replace('-', '_')}", __package__)
-    if not (hasattr(module, "TRAINING") and hasattr(module, "TASK")):
-        raise UsageError(f"{name} has no recipe: give its file a TRAINING and a TASK, as models/charlm_gru.py has.")
-    return module
-
-
-def _metric(spec: ModelSpec) -> Metric:
-    if spec.metric is None:
-        raise UsageError(f"{spec.name} has no metric to train for: give its spec one, as models/charlm_gru.py has.")
-    return spec.metric
+    against = f", baseline {float(facts['baseline']):.4f}" if "baseline" in facts else ""
+    click.echo(f"{name}: {job.metric.name} {value:.4f}{against} after {pace}, wrote {output}")
 
 
 def _check_writable(path: Path) -> None:
@@ -207,38 +232,17 @@ def _command(context: click.Context) -> str:
         given = context.get_parameter_source(key) is click.core.ParameterSource.COMMANDLINE
         if given and key not in UNREMEMBERED:
             value = context.params[key]
-            words += [parameter.opts[-1]] if value is True else [parameter.opts[-1], str(value)]
+            words += _words(parameter.opts[-1], value)
     return shlex.join(words)
 
 
-@contextmanager
-def _reporter(name: str, steps: int) -> Iterator[Callable[[Mapping[str, float]], None]]:
-    """Reports on stderr: a progress bar on a terminal, else a plain line now and then."""
-    if not sys.stderr.isatty():
-        yield lambda record: _plain(name, record, steps)
-        return
-
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    with Progress(TextColumn(name), *columns, console=Console(stderr=True)) as progress:
-        bar = progress.add_task("", total=steps)
-        validation = ""
-
-        def show(record: Mapping[str, float]) -> None:
-            nonlocal validation
-            if "validation" in record:
-                validation = f"validation {record['validation']:.3f}"
-            progress.update(bar, completed=record["step"], description=f"loss {record['loss']:.3f} {validation}")
-
-        yield show
-
-
-def _plain(name: str, record: Mapping[str, float], steps: int) -> None:
-    if "validation" in record or record["step"] % PLAIN_EVERY == 0:
-        shown = " ".join(f"{key}={value:.4g}" for key, value in record.items() if key != "step")
-        click.echo(f"{name} {record['step']:.0f}/{steps} {shown}", err=True)
+def _words(option: str, value: Any) -> list[str]:
+    """The option as it was given, save that of a path only the name is kept: where data lie is nobody's business."""
+    if isinstance(value, bool):
+        return [option]
+    if isinstance(value, tuple):
+        return [word for one in value for word in (option, str(one))]
+    return [option, value.name if isinstance(value, Path) else str(value)]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,151 @@
+"""Names by language as a task for the training loop: names of like length together, cross entropy."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from deploykit.types import Metric
+
+from . import _names
+from ._facts import write_layout
+from ._names_ngram import baselines
+from ._run import State
+from ._training import Step, infer_with
+
+if TYPE_CHECKING:
+    from deploykit.types import Array
+
+
+@dataclass(frozen=True)
+class Batch:
+    """``text`` int64 [batch, time], ``lengths`` and ``label`` int64 [batch]."""
+
+    text: Tensor
+    lengths: Tensor
+    label: Tensor
+
+
+@dataclass(frozen=True)
+class NamesTask:
+    """Names in batches of like length (``bucketed``) or as they come; accuracy chooses and judges.
+
+    ``balance`` weighs a language of n names by n ** -balance in the loss: 0 not at all, 1 all languages the same.
+    """
+
+    corpus: _names.Corpus
+    batch: int
+    seed: int
+    bucketed: bool = True
+    balance: float = 0.0
+
+    #: What ``open`` reads, for whoever has to ask for it.
+    DATA: ClassVar[str] = "a folder of files LANGUAGE.txt with a name a line"
+    #: The options that ``open`` takes besides.
+    OPTIONS: ClassVar[frozenset[str]] = frozenset({"balance"})
+    BATCHING: ClassVar[tuple[str, ...]] = ("bucketed", "shuffled")
+    OUTPUTS: ClassVar[tuple[str, ...]] = ("logits",)
+
+    @classmethod
+    def open(
+        cls, data: Path, *, batch: int, time: int, seed: int, batching: str = "bucketed", balance: float = 0.0
+    ) -> NamesTask:
+        """The task of a folder's names; ``seed`` splits them too. ``time`` says nothing here: names are whole.
+
+        Raises:
+            UsageError: the folder cannot be read, or has too few names or languages.
+        """
+        return cls(_names.read(data, seed), batch, seed, batching == "bucketed", balance)
+
+    @property
+    def layout(self) -> _names.Layout:
+        return self.corpus.layout
+
+    @property
+    def metric(self) -> Metric:
+        """Accuracy on the test names."""
+        return Metric("accuracy", higher_is_better=True, evaluate=lambda infer: _names.accuracy(infer, self.held_out()))
+
+    @property
+    def fingerprint(self) -> str:
+        """What the training data are, in few characters: a run is only resumed with the same."""
+        names = self.corpus.parts["train"]
+        told = "\n".join(f"{label} {name}" for name, label in zip(names.spellings, names.labels, strict=True))
+        return hashlib.sha256(told.encode()).hexdigest()
+
+    def held_out(self) -> dict[str, Array]:
+        """The test names as metrics take them: ``text`` [n, time], ``lengths`` and ``label`` [n]."""
+        return self._arrays["test"]
+
+    def steps(self) -> Iterator[Step[Batch]]:
+        generator = np.random.default_rng(self.seed)
+        data = self._arrays["train"]
+        while True:
+            for places in batches(data["lengths"], self.batch, generator, bucketed=self.bucketed):
+                lengths = data["lengths"][places]
+                text = data["text"][places, : lengths.max()]
+                yield Step(Batch(*map(torch.from_numpy, (text, lengths, data["label"][places]))), fresh=True)
+
+    def loss(self, module: nn.Module, batch: Batch, state: State) -> tuple[Tensor, int, State]:
+        logits = module(batch.text, batch.lengths)
+        return F.cross_entropy(logits.float(), batch.label, self._weights), len(batch.label), None
+
+    def validate(self, module: nn.Module) -> float:
+        """The share of wrong answers; of rare languages as of frequent ones where the loss is balanced."""
+        judge = _names.macro_accuracy if self.balance else _names.accuracy
+        return 1 - judge(infer_with(module, self.OUTPUTS), self._arrays["validation"])
+
+    def facts(self, metric: Metric) -> dict[str, str]:
+        measured = baselines(self.corpus)
+        return {
+            "baseline": f"{measured['ngram']:.6f}",
+            **{name: f"{value:.6f}" for name, value in measured.items()},
+            "best_possible": f"{_names.best_possible(self.corpus.parts['test']):.6f}",
+            "lines": str(self.corpus.lines),
+            "repeated": str(self.corpus.repeated),
+            "shared": str(self.corpus.shared),
+            **{f"{split}_names": str(len(names.labels)) for split, names in self.corpus.parts.items()},
+            **write_layout(self.layout),
+        }
+
+    def judge(self, module: nn.Module) -> dict[str, float]:
+        """What else the finished module is told by: its accuracy averaged over languages."""
+        return {"macro_accuracy": _names.macro_accuracy(infer_with(module, self.OUTPUTS), self.held_out())}
+
+    @cached_property
+    def _arrays(self) -> dict[_names.Split, dict[str, Array]]:
+        return {split: self._encoded(names) for split, names in self.corpus.parts.items()}
+
+    def _encoded(self, names: _names.Names) -> dict[str, Array]:
+        text, lengths = _names.encode(names.spellings, self.layout)
+        return {"text": text, "lengths": lengths, "label": names.labels.astype(np.int64)}
+
+    @cached_property
+    def _weights(self) -> Tensor | None:
+        if not self.balance:
+            return None
+        counts = np.bincount(self.corpus.parts["train"].labels, minlength=len(self.layout.languages))
+        weights = torch.from_numpy(counts.astype(np.float32) ** -self.balance)
+        mean = float((weights * torch.from_numpy(counts)).sum()) / counts.sum()
+        return weights.div(mean)
+
+
+def batches(lengths: Array, size: int, generator: np.random.Generator, *, bucketed: bool) -> list[Array]:
+    """One epoch as places of names, ``size`` a batch (the last may be smaller), in random order.
+
+    ``bucketed`` sorts by length first, in random order among equals, so that a batch has little padding.
+    """
+    order = generator.permutation(len(lengths))
+    if bucketed:
+        order = order[np.argsort(lengths[order], kind="stable")]
+    parts = [order[start : start + size] for start in range(0, len(order), size)]
+    return [parts[place] for place in generator.permutation(len(parts))]
