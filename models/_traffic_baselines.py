@@ -46,7 +46,7 @@ def regression(series: Series, given: Layout, split: Split) -> Array:
 def _design(series: Series, given: Layout, split: Split) -> tuple[Array, Array]:
     x, target = _traffic.windows(series, given, split)
     steps = x.astype(np.float64)
-    last = steps[:, -1, 0]
+    last = steps[:, -1, 0].copy()
     for place, column in enumerate(given.columns):
         steps[:, :, place] = (steps[:, :, place] - column.mean) / column.scale
     flat = np.concatenate((steps.reshape(len(steps), -1), np.ones((len(steps), 1))), axis=1)
