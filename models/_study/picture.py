@@ -10,7 +10,7 @@ from deploykit.bench import _svg as svg
 from .results import Results
 from .statistics import Interval, spread
 
-ROW, TOP, NAMES, COLUMN, GAP = 26.0, 64.0, 150.0, 230.0, 26.0
+ROW, TOP, LEFT, NAMES, COLUMN, GAP = 32.0, 60.0, 10.0, 160.0, 230.0, 30.0
 BOTTOM = 52.0
 
 #: The drawing stands alone, so that it brings its own colours, for light and dark.
@@ -61,9 +61,10 @@ def picture(results: Results) -> str:
     columns = [column for column in _columns(results, names) if any(any(marks) for _, marks in column.series)]
     width = NAMES + len(columns) * (COLUMN + GAP)
     height = TOP + len(names) * ROW + BOTTOM
-    body = [svg.text(0, TOP + (row + 0.65) * ROW, svg.short(name, 22)) for row, name in enumerate(names)]
+    body = [svg.text(LEFT, TOP + (row + 0.6) * ROW, svg.short(name, 22)) for row, name in enumerate(names)]
     for number, column in enumerate(columns):
         body += _drawn(column, NAMES + number * (COLUMN + GAP), len(names))
+    body += [svg.line(LEFT, TOP + row * ROW, width - GAP, TOP + row * ROW, "grid") for row in range(len(names) + 1)]
     words = "; ".join(_told(column, names) for column in columns)
     drawing = svg.figure(f"study-{results.task}", f"The study of {results.task}", words, width, height, body)
     head, _, rest = drawing.partition(">")

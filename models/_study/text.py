@@ -28,8 +28,9 @@ Which recurrent network for which task? Written by `python -m models.study`; the
   batches by seed. Only the peak learning rate is each architecture's own, chosen by validation in short runs on
   another seed. Nothing else was tuned for anybody.
 - **Splits.** Validation chooses the weights, and the test split is looked at once a run.
-- **Seeds.** A number is the median over the seeds, in brackets the smallest and the largest. Comparisons are paired by
-  seed; where their range includes no difference, none was seen, and nobody won. Few seeds bear no more than that.
+- **Seeds.** A number is the median over the seeds, in brackets the smallest and the largest; ratios are paired by seed.
+  One is called better than another only where every run of it is; else no difference was seen, and nobody won. Of two
+  equals, one looks better or worse like this in one of ten cases with three seeds, in one of 126 with five.
 - **Training time** is of steps that all architectures take in turn, a few at a time in an order drawn anew each round,
   so that a machine that others use too slows all alike. The ratio to the GRU's is the median of the ratios within
   rounds, with its 95 % bootstrap interval. Seconds are this machine's, and good for nothing else.
@@ -97,8 +98,8 @@ def _winner(results: Results) -> str:
     scores = {name: results.metrics("family", name) for name in results.architectures}
     name = best({one: found for one, found in scores.items() if found}, results.higher_is_better)
     if name is None:
-        return "No architecture is better than every other one on every seed."
-    return f"On every seed {name} is better than every other architecture."
+        return "No architecture is clearly the best: the runs of the best few overlap."
+    return f"Every run of {name} is better than every run of the others."
 
 
 def _quality(results: Results) -> str:
@@ -117,7 +118,7 @@ def _quality(results: Results) -> str:
                 f"{first.parameters:,}",
                 f"{first.rate:g}",
                 _spread(found.values()),
-                NOT_KNOWN if ratio is None else f"{ratio.told(3)}: {comparison(ratio, results.higher_is_better)}",
+                NOT_KNOWN if ratio is None else f"{ratio.told(3)}: {comparison(found, gru, results.higher_is_better)}",
                 NOT_KNOWN if pace is None else f"{pace.seconds_per_1000_targets:.3g}",
                 NOT_KNOWN if pace is None else _spread(one.seconds for one in runs.values() if one.reason is None),
                 NOT_KNOWN if pace is None else pace.ratio.told(),
@@ -169,8 +170,8 @@ def _deployment(results: Results) -> str:
     head = ("architecture", "float32 kB", "int8 kB", "int8 share", f"int8 {results.metric}", "int8 less float32")
     columns = (*head, "PyTorch ms", "onnxruntime ms", "int8 ms", "int8 fused ms")
     notes = (
-        "Latency: the median, and behind it the ratio to the GRU's of the same column, with its interval. The int8 share "
-        "is of the multiply-accumulates; ~ marks windows that did not agree with each other."
+        "Latency: the median, and behind it the ratio to the GRU's of the same column, with its interval. The int8 "
+        "share is of the multiply-accumulates; ~ marks windows that did not agree with each other."
     )
     return f"### Deployment\n\n{table(columns, rows)}\n\n{notes}{_unavailable(results)}"
 
@@ -194,7 +195,7 @@ def _windows(results: Results) -> str:
         scores = {name: results.metrics("window", name, str(size)) for name in named}
         first = best({name: found for name, found in scores.items() if found}, results.higher_is_better)
         rows.append([str(size), *(_spread(scores[name].values()) for name in named), first or "no difference seen"])
-    return f"### Length of the window\n\n{table(('steps', *named, 'best on every seed'), rows)}"
+    return f"### Length of the window\n\n{table(('steps', *named, 'clearly best'), rows)}"
 
 
 def _ablation(results: Results) -> str:
@@ -210,7 +211,7 @@ def _ablation(results: Results) -> str:
         with_it, without = (changed, base) if one.adds else (base, changed)
         ratio = paired_ratio(with_it, without)
         reason = next((run.reason for run in runs.values() if run.reason is not None), None)
-        verdict = comparison(ratio, results.higher_is_better) if ratio else reason or NOT_KNOWN
+        verdict = comparison(with_it, without, results.higher_is_better) if ratio else reason or NOT_KNOWN
         rows.append(
             [
                 f"{one.method} ({one.architecture}{', two layers' if one.layers > 1 else ''})",
@@ -227,8 +228,8 @@ def _ablation(results: Results) -> str:
     steps = results.settings.get("ablation_steps")
     header = ("method", "with", "without", "with over without", "with it", "time, with over without", "memory")
     told = (
-        f"Runs of {steps} steps. Memory: the activations that a step keeps for its way back, with over without. A method "
-        "may pay in longer or harder runs than these."
+        f"Runs of {steps} steps. Memory: the activations that a step keeps for its way back, with over without. A "
+        "method may pay in longer or harder runs than these."
     )
     return f"### The training methods, each with and without\n\n{table(header, rows)}\n\n{told}"
 
