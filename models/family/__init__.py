@@ -29,9 +29,12 @@ class Recurrent(nn.Module):
     #: Whether the features of a step depend on that step and those before it alone.
     causal: ClassVar[bool] = True
 
-    def __init__(self, input_size: int, hidden_size: int, output_size: int) -> None:
+    def __init__(self, input_size: int, hidden_size: int, *, num_layers: int = 1, dropout: float = 0.0) -> None:
+        """``num_layers`` layers with ``dropout`` between them, which each architecture makes for itself."""
         super().__init__()
-        self.input_size, self.hidden_size, self.output_size = input_size, hidden_size, output_size
+        self.input_size, self.hidden_size = input_size, hidden_size
+        #: Where it is not ``hidden_size``, the architecture sets it.
+        self.output_size = hidden_size
 
     @abstractmethod
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor: ...

@@ -15,7 +15,8 @@ class Layers(Recurrent):
     """``rnn``, an ``nn.RNN``, ``nn.LSTM`` or ``nn.GRU`` with ``batch_first``, is the whole architecture."""
 
     def __init__(self, rnn: nn.RNNBase) -> None:
-        super().__init__(rnn.input_size, rnn.hidden_size, rnn.hidden_size * (2 if rnn.bidirectional else 1))
+        super().__init__(rnn.input_size, rnn.hidden_size)
+        self.output_size = rnn.hidden_size * (2 if rnn.bidirectional else 1)
         self.rnn = rnn
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:

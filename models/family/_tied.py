@@ -39,7 +39,7 @@ class Tied(Recurrent):
     gates: int
 
     def __init__(self, input_size: int, hidden_size: int, *, num_layers: int = 1, dropout: float = 0.0) -> None:
-        super().__init__(input_size, hidden_size, hidden_size)
+        super().__init__(input_size, hidden_size)
         same = input_size == hidden_size
         self.project = nn.Identity() if same else nn.Linear(input_size, hidden_size, bias=False)
         self.layers = nn.ModuleList(TiedLayer(hidden_size, self.gates) for _ in range(num_layers))

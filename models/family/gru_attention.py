@@ -1,4 +1,4 @@
-"""GRU with causal additive attention over its own outputs (Bahdanau et al., arXiv 1409.0473, with itself as memory)."""
+"""GRU with causal additive attention: it looks back over its own outputs (Bahdanau et al., arXiv 1409.0473)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Encoder(Recurrent):
     def __init__(
         self, input_size: int, hidden_size: int, *, num_layers: int = 1, dropout: float = 0.0, attention_size: int = 32
     ) -> None:
-        super().__init__(input_size, hidden_size, hidden_size)
+        super().__init__(input_size, hidden_size)
         self.rnn = nn.GRU(input_size, hidden_size, num_layers, dropout=dropout, batch_first=True)
         self.attention = CausalAdditiveAttention(hidden_size, attention_size)
         self.combine = nn.Linear(2 * hidden_size, hidden_size)

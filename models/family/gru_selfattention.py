@@ -18,7 +18,7 @@ class Encoder(Recurrent):
     def __init__(
         self, input_size: int, hidden_size: int, *, num_layers: int = 1, dropout: float = 0.0, heads: int = 4
     ) -> None:
-        super().__init__(input_size, hidden_size, hidden_size)
+        super().__init__(input_size, hidden_size)
         between = dropout if num_layers > 1 else 0.0
         self.rnn = nn.GRU(input_size, hidden_size, num_layers, dropout=between, batch_first=True)
         self.attention = CausalSelfAttention(hidden_size, heads)

@@ -50,7 +50,7 @@ class Encoder(Recurrent):
     """
 
     def __init__(self, input_size: int, hidden_size: int, *, num_layers: int = 1, dropout: float = 0.0) -> None:
-        super().__init__(input_size, hidden_size, hidden_size)
+        super().__init__(input_size, hidden_size)
         self.layers = nn.ModuleList(
             Layer(hidden_size if above else input_size, hidden_size) for above in range(num_layers)
         )

@@ -1,4 +1,4 @@
-"""Basic RNN with relu, whose gradients do not fade where it is active (Le et al., arXiv 1504.00941)."""
+"""Basic RNN with relu: gradients do not fade where it is active (Le et al., arXiv 1504.00941)."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ class Encoder(Recurrent):
     """
 
     def __init__(self, input_size: int, hidden_size: int, *, num_layers: int = 1, dropout: float = 0.0) -> None:
-        super().__init__(input_size, hidden_size, hidden_size)
+        super().__init__(input_size, hidden_size)
         self.rnn = nn.GRU(input_size, hidden_size, num_layers, dropout=dropout, batch_first=True)
         for name in [name for name, _ in self.rnn.named_parameters() if name.startswith("weight")]:
             weight_norm(self.rnn, name, dim=0)

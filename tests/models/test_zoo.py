@@ -12,7 +12,7 @@ from deploykit import registry, weights
 from deploykit.types import ModelSpec
 from models import _charlm
 from models._training import infer_with
-from models.charlm_gru_attention import CausalAdditiveAttention
+from models.family._attention import CausalAdditiveAttention
 
 NAMES = ("charlm-gru", "charlm-gru-attention", "charlm-lstm", "charlm-rnn")
 
