@@ -12,6 +12,7 @@ import torch
 from deploykit.bench.environment import environment
 from deploykit.errors import DeploykitError
 
+from .._methods import parameters
 from . import ablation, deploy
 from .pace import paces
 from .plan import (
@@ -21,7 +22,6 @@ from .plan import (
     encoder_counts,
     family_jobs,
     fit_hidden,
-    parameters,
     rate_jobs,
     window_jobs,
 )
@@ -162,7 +162,7 @@ class Study:
                 self._say(self.results.records[-1])
 
     def _record(self, job: Job) -> Record:
-        total = parameters(self.task, job.architecture, job.shape)
+        total = parameters(self.task.module(job.architecture, job.shape))
         if job.kind == "ablation":
             reason = ablation.too_slow(self.results.pace(job.architecture, job.variant))
             if reason is not None:

@@ -10,12 +10,12 @@ import torch
 
 from deploykit.errors import UsageError
 
+from .._methods import hidden_size_for, parameters
 from .results import CLAIMED, Key, Kind
 from .tasks import Shape, StudyTask
 
 #: Hidden sizes are multiples of this: attention divides them among its heads, and kernels like them.
 MULTIPLE = 4
-LARGEST_HIDDEN = 2048
 #: The hidden and input size that ``Results.counts`` counts the encoders' parameters at.
 COUNTED = 64
 #: A budget that is missed by more than this is no equal budget.
@@ -123,39 +123,24 @@ def fit_hidden(task: StudyTask, architecture: str, budget: int, layers: int = 1)
     """The largest hidden size whose whole model has at most ``budget`` parameters, by bisection, and how many it has.
 
     Raises:
-        UsageError: even the smallest model has more, or none comes near the budget.
+        UsageError: even the smallest model has more.
     """
-
-    def count(units: int) -> int:
-        return parameters(task, architecture, Shape(units * MULTIPLE, layers))
-
-    low, high = 1, 2
-    smallest = count(low)
-    if smallest > budget:
-        raise UsageError(
-            f"{architecture} has {smallest:,} parameters at least, more than --budget {budget:,}: give a larger budget."
-        )
-    while high * MULTIPLE <= LARGEST_HIDDEN and count(high) <= budget:
-        low, high = high, high * 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if count(middle) <= budget else (low, middle)
-    return low * MULTIPLE, count(low)
-
-
-def parameters(task: StudyTask, architecture: str, shape: Shape) -> int:
-    """Parameters of the whole model, head and all; a tensor that is used twice counts once."""
     with torch.random.fork_rng(devices=()):
-        return sum(parameter.numel() for parameter in task.module(architecture, shape).parameters())
+        smallest = parameters(task.module(architecture, Shape(MULTIPLE, layers)))
+        if smallest > budget:
+            raise UsageError(
+                f"{architecture} has {smallest:,} parameters at least, more than --budget {budget:,}: give a larger "
+                "budget."
+            )
+        units = hidden_size_for(lambda size: task.module(architecture, Shape(size * MULTIPLE, layers)), budget)
+        hidden = units * MULTIPLE
+        return hidden, parameters(task.module(architecture, Shape(hidden, layers)))
 
 
 def encoder_counts(architectures: Sequence[str]) -> dict[str, int]:
     """Parameters of each encoder alone, at one hidden and input size."""
     with torch.random.fork_rng(devices=()):
-        return {
-            name: sum(parameter.numel() for parameter in Shape(COUNTED).encoder(name, COUNTED).parameters())
-            for name in architectures
-        }
+        return {name: parameters(Shape(COUNTED).encoder(name, COUNTED)) for name in architectures}
 
 
 def family_jobs(plan: Plan, hidden: dict[str, int]) -> Iterator[Job]:

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from deploykit.errors import ModelError
 
-from .._initialization import gate_blocks, initialize_recurrent
+from .._initialization import initialize_recurrent
 from .._training import Recipe, train
 from .plan import Job, Methods, Plan
 from .results import Record
@@ -64,20 +65,7 @@ def training(task: StudyTask, plan: Plan, job: Job) -> Task[Any]:
 
 def initializer(methods: Methods) -> Callable[[nn.Module], None]:
     """What gives a module its first weights: the zoo's own way, less what is left out."""
-
-    @torch.no_grad()
-    def initialize(module: nn.Module) -> None:
-        layers = [layer for layer in module.modules() if isinstance(layer, nn.RNNBase)]
-        before = [{name: value.clone() for name, value in layer.named_parameters()} for layer in layers]
-        initialize_recurrent(module)
-        for layer, old in zip(layers, before, strict=True):
-            for name, value in layer.named_parameters():
-                if name.startswith("weight_hh") and not methods.orthogonal:
-                    value.copy_(old[name])  # PyTorch's own: uniform in +-1 / sqrt(hidden)
-                if name.startswith("bias_ih") and isinstance(layer, nn.LSTM) and not methods.forget_bias:
-                    gate_blocks(layer, value)[1].zero_()
-
-    return initialize
+    return partial(initialize_recurrent, orthogonal=methods.orthogonal, forget_bias=1.0 if methods.forget_bias else 0.0)
 
 
 def run(task: StudyTask, plan: Plan, job: Job, rate: float, parameters: int, folder: Path) -> Trained:

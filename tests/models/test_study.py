@@ -15,11 +15,13 @@ from deploykit import loading
 from deploykit.artifact import ModelRef
 from models import _charlm
 from models._initialization import gate_blocks
+from models._methods import parameters
 from models._study import ablation, conduct, plan, results, runs, text
 from models._study.pace import paces
 from models._study.picture import picture
 from models._study.plan import Job, Methods, Plan
 from models._study.results import GRU, LSTM, RNN
+from models._study.statistics import Interval
 from models._study.tasks import Shape, StudyTask, study_task
 from models._study.traffic import make_up
 from models.study import main
@@ -107,7 +109,8 @@ def test_an_interrupted_study_goes_on(
     command: Command, untimed: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     args = ("traffic", "--quick", "--architectures", "gru,lstm", "--no-ablation", "-o", "out")
-    train, trained = conduct.run, []
+    train = runs.run
+    trained: list[results.Key] = []
 
     def interrupted(*given: object) -> runs.Trained:
         if len(trained) == 3:
@@ -127,7 +130,12 @@ def test_an_interrupted_study_goes_on(
 
     first = list(trained)
     trained.clear()
-    monkeypatch.setattr(conduct, "run", lambda *given: trained.append(given[2].key) or train(*given))
+
+    def counted(*given: object) -> runs.Trained:
+        trained.append(given[2].key)  # type: ignore[attr-defined]
+        return train(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(conduct, "run", counted)
     assert command(*args, "--resume").exit_code == 0
     after = json.loads(path.read_text())
     assert after["records"][:3] == before["records"]
@@ -165,8 +173,8 @@ def test_a_failure_is_one_sentence(
 @pytest.mark.parametrize("name", [GRU, LSTM, RNN, "bigru"])
 def test_the_hidden_size_is_the_largest_within_the_budget(traffic: StudyTask, name: str) -> None:
     hidden, count = plan.fit_hidden(traffic, name, 5000)
-    assert count == plan.parameters(traffic, name, Shape(hidden)) <= 5000
-    assert plan.parameters(traffic, name, Shape(hidden + plan.MULTIPLE)) > 5000
+    assert count == parameters(traffic.module(name, Shape(hidden))) <= 5000
+    assert parameters(traffic.module(name, Shape(hidden + plan.MULTIPLE))) > 5000
 
 
 def test_the_gru_has_three_quarters_of_the_lstms_parameters() -> None:
@@ -198,13 +206,14 @@ def test_what_an_ablation_leaves_out_is_left_out(traffic: StudyTask) -> None:
         return next(layer for layer in module.modules() if isinstance(layer, torch.nn.RNNBase))
 
     def distance(layer: torch.nn.RNNBase) -> float:
-        block = gate_blocks(layer, layer.weight_hh_l0)[0]
+        block = gate_blocks(layer, dict(layer.named_parameters())["weight_hh_l0"])[0]
         return float((block @ block.T - torch.eye(8)).abs().max().detach())
 
     assert distance(recurrent(GRU, Methods())) < 1e-5 < 0.1 < distance(recurrent(GRU, Methods(orthogonal=False)))
     for there, bias in ((True, 1.0), (False, 0.0)):
         layer = recurrent(LSTM, Methods(forget_bias=there))
-        assert torch.all(gate_blocks(layer, layer.bias_ih_l0 + layer.bias_hh_l0)[1] == bias)
+        found = dict(layer.named_parameters())
+        assert torch.all(gate_blocks(layer, found["bias_ih_l0"] + found["bias_hh_l0"])[1] == bias)
     job = Job("ablation", GRU, 0, "", 6, Shape(8), 1, Methods(clipping=False, layer_rates=False))
     how = runs.recipe(TINY, job, 1e-3)
     assert how.clip == float("inf")
@@ -238,7 +247,7 @@ def test_the_pace_is_paired_by_round(traffic: StudyTask) -> None:
     # The machine becomes slower all the time, and equally for both.
     found = paces(traffic, replace(TINY, pace_rounds=9), [gru, lstm], {gru: gru, lstm: gru}, ticking(100, 3))
     one, other = found
-    assert one.ratio == results.Interval(1.0, 1.0, 1.0)
+    assert one.ratio == Interval(1.0, 1.0, 1.0)
     assert other.ratio.median == pytest.approx(1.0, abs=0.15)
     assert one.seconds_per_1000_targets > 0
 
