@@ -44,9 +44,8 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
             click.option(
                 "--hours",
                 type=click.FloatRange(0, min_open=True),
-                default=0.66,
-                show_default=True,
-                help="Where the steps would take longer on this machine, fewer are made, by everybody alike.",
+                help="Where the steps would take longer on this machine, fewer are made, by everybody alike. "
+                "The plans of the three tasks have two hours together.",
             ),
             click.option("--architectures", metavar="A,B", help="Which of the family; all of it by default."),
             click.option("--ablation/--no-ablation", default=True, help="Each training method, with and without it."),
@@ -114,7 +113,7 @@ def _study(
     quick: bool,
     seeds: int | None,
     budget: int | None,
-    hours: float,
+    hours: float | None,
     architectures: str | None,
     ablation: bool,
     threads: int,
@@ -133,11 +132,11 @@ def _study(
     if synthetic:
         data = _made_up(folder)
     plan: Plan = (QUICK if quick else FULL)[name]
-    plan = replace(plan, seeds=seeds or plan.seeds, budget=budget or plan.budget)
+    plan = replace(plan, seeds=seeds or plan.seeds, budget=budget or plan.budget, hours=hours or plan.hours)
     task = study_task(name, data)
     if architectures is None and quick:
         architectures = ",".join(QUICK_ARCHITECTURES)
-    asked = Asked(_chosen(task, architectures), data, synthetic, threads, ablation, hours)
+    asked = Asked(_chosen(task, architectures), data, synthetic, threads, ablation)
     results = Study(task, plan, asked, folder, lambda said: click.echo(said, err=True)).conduct(resume)
     write([results], folder)
     click.echo(f"wrote {folder / 'study.md'}, {folder / f'{name}.svg'} and {folder / 'results.json'}")

@@ -47,7 +47,6 @@ class Asked:
     synthetic: bool
     threads: int
     ablation: bool
-    hours: float
 
 
 class Study:
@@ -95,7 +94,6 @@ class Study:
             "synthetic": self.asked.synthetic,
             "threads": self.asked.threads,
             "ablation": self.asked.ablation,
-            "hours": self.asked.hours,
             **self.plan.told(),
         }
         return Results(
@@ -137,7 +135,7 @@ class Study:
         self._keep(replace(self.results, paces=tuple(found)))
         share = min(1.0, self._affordable())
         if share < 1:
-            self.tell(f"all steps would not fit into {self.asked.hours:g} hours: {share:.0%} of them are made")
+            self.tell(f"all steps would not fit into {self.plan.hours:g} hours: {share:.0%} of them are made")
         self._keep(replace(self.results, share=share))
 
     def _affordable(self) -> float:
@@ -147,7 +145,7 @@ class Study:
         seconds = sum(self._seconds(job) for job in jobs) * OVERHEAD
         deployed = self.plan.deployed * len(self.hidden) * DEPLOY_SECONDS
         timed = len(self.hidden) * 5 * self.plan.bench_seconds * 2
-        return (self.asked.hours * 3600 - deployed - timed) / max(seconds, 1e-9)
+        return (self.plan.hours * 3600 - deployed - timed) / max(seconds, 1e-9)
 
     def _seconds(self, job: Job) -> float:
         pace = self.results.pace(job.architecture, job.variant if job.kind == "ablation" else "")

@@ -228,8 +228,9 @@ def _ablation(results: Results) -> str:
     steps = results.settings.get("ablation_steps")
     header = ("method", "with", "without", "with over without", "with it", "time, with over without", "memory")
     told = (
-        f"Runs of {steps} steps. Memory: the activations that a step keeps for its way back, with over without. A "
-        "method may pay in longer or harder runs than these."
+        f"Runs of {steps} steps. Memory: the activations that a step keeps for its way back, with over without; "
+        "checkpointing computes the rest again on that way, a quarter at a time. A method may pay in longer or "
+        "harder runs than these."
     )
     return f"### The training methods, each with and without\n\n{table(header, rows)}\n\n{told}"
 

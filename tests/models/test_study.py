@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -335,6 +338,19 @@ def test_a_report_of_several_tasks_is_one_document(tmp_path: Path) -> None:
     said = (tmp_path / "docs/study.md").read_text()
     assert said.index("## Traffic forecasting") < said.index("## Names by language")
     assert (tmp_path / "docs/names.svg").is_file()
+
+
+def test_help_tells_of_every_option_and_imports_no_torch() -> None:
+    script = (
+        "import sys; from models.study import main; main(['traffic', '--help'], standalone_mode=False); "
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--data" in done.stdout
+    for task in main.commands.values():
+        for option in task.params:
+            assert isinstance(option, click.Argument) or getattr(option, "help", ""), option.name
 
 
 def test_results_come_back_as_they_were(tmp_path: Path) -> None:
