@@ -153,6 +153,7 @@ def _made_up(folder: Path) -> Path:
 
 def _chosen(task: StudyTask, named: str | None) -> tuple[str, ...]:
     from . import family
+    from ._study.results import GRU
 
     able = tuple(name for name in family.names() if task.allows(name))
     if named is None:
@@ -163,8 +164,8 @@ def _chosen(task: StudyTask, named: str | None) -> tuple[str, ...]:
             raise UnknownNameError("architecture", name, family.names())
         if name not in able:
             raise UsageError(f"{name} looks ahead, and {task.name} must not: leave it out of --architectures.")
-    if not wanted:
-        raise UsageError("--architectures names none: write one or more, with commas between.")
+    if GRU not in wanted:
+        raise UsageError(f"every ratio is to the GRU's: add {GRU} to --architectures.")
     return wanted
 
 

@@ -7,7 +7,7 @@ and another machine, so it is orders and ratios that are asked for, never its mi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -244,8 +244,3 @@ def _unclear(sides: set[Order]) -> str:
 
 def _unsaid(name: str, claim: str) -> Finding:
     return Finding(name, claim, "cannot be said here", "This study has no numbers for it.")
-
-
-def by_task(studies: Mapping[str, Results]) -> dict[str, tuple[Finding, ...]]:
-    """The findings of several studies, by task."""
-    return {task: findings(results) for task, results in studies.items()}

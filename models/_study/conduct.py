@@ -30,8 +30,8 @@ from .runs import run
 from .tasks import Shape, StudyTask
 from .timing import latencies
 
-#: Seconds that one model takes from weights to its metrics, besides training; measured on two cores at 2.4 GHz.
-DEPLOY_SECONDS = 12.0
+#: Seconds that one model takes besides training, roughly: from weights to files and their metrics, and in the bench.
+DEPLOY_SECONDS, TIMED_SECONDS = 8.0, 20.0
 #: What validation, batches and the file system add to the steps alone.
 OVERHEAD = 1.2
 
@@ -144,7 +144,7 @@ class Study:
         jobs += [*window_jobs(self.plan, self.hidden), *(self._ablation().jobs if self.asked.ablation else ())]
         seconds = sum(self._seconds(job) for job in jobs) * OVERHEAD
         deployed = self.plan.deployed * len(self.hidden) * DEPLOY_SECONDS
-        timed = len(self.hidden) * 5 * self.plan.bench_seconds * 2
+        timed = len(self.hidden) * TIMED_SECONDS
         return (self.plan.hours * 3600 - deployed - timed) / max(seconds, 1e-9)
 
     def _seconds(self, job: Job) -> float:

@@ -29,7 +29,7 @@ class Study(StudyTask):
     """Accuracy over the test names. The window is the longest name that is timed, and cuts none."""
 
     name, metric, unit, higher_is_better, causal = "names", "accuracy", "share of names", True, False
-    windowed, ragged = False, True
+    ragged = True
 
     embedding_size = 24
 

@@ -48,8 +48,7 @@ class StudyTask(ABC):
     higher_is_better: ClassVar[bool]
     #: Whether a step's answer must not depend on later steps, which leaves bidirectional encoders out.
     causal: ClassVar[bool]
-    #: Whether the window may be varied, and whether rows differ in length, so that bucketing means something.
-    windowed: ClassVar[bool] = True
+    #: Whether rows differ in length, so that bucketing means something.
     ragged: ClassVar[bool] = False
     #: Whether time can be cut into pieces whose activations are computed again on the way back.
     chunked: ClassVar[bool] = False

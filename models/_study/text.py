@@ -54,8 +54,16 @@ def write(studies: Sequence[Results], folder: Path) -> None:
 
 def document(studies: Sequence[Results]) -> str:
     """All of it as Markdown."""
-    parts = [METHOD, *(section(results) for results in studies)]
+    parts = [METHOD, *([overview(studies)] if len(studies) > 1 else ()), *(section(results) for results in studies)]
     return "\n".join(parts)
+
+
+def overview(studies: Sequence[Results]) -> str:
+    """The verdicts on every claim, a column a task."""
+    found = [findings(results) for results in studies]
+    rows = [[each[0].claim, *(finding.verdict for finding in each)] for each in zip(*found, strict=True)]
+    header = ("claim", *(results.task for results in studies))
+    return f"## The article's claims at a glance\n\n{table(header, rows)}\n"
 
 
 def section(results: Results) -> str:

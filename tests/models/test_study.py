@@ -159,6 +159,7 @@ def test_an_interrupted_study_goes_on(
         (("traffic",), 2, "--data"),
         (("names", "--quick"), 2, "--data"),
         (("traffic", "--quick", "--architectures", "gur"), 2, "did you mean 'gru'?"),
+        (("traffic", "--quick", "--architectures", "lstm"), 2, "add gru"),
         (("charlm", "--quick", "--architectures", "bigru"), 2, "looks ahead"),
         (("traffic", "--quick", "--architectures", "gru", "--budget", "20"), 2, "larger budget"),
         (("report", "nowhere", "-o", "out"), 1, "no results"),
@@ -338,6 +339,7 @@ def test_a_report_of_several_tasks_is_one_document(tmp_path: Path) -> None:
     said = (tmp_path / "docs/study.md").read_text()
     assert said.index("## Traffic forecasting") < said.index("## Names by language")
     assert (tmp_path / "docs/names.svg").is_file()
+    assert "| The GRU has 95 % of the LSTM's quality. | cannot be said here | cannot be said here |" in said
 
 
 def test_help_tells_of_every_option_and_imports_no_torch() -> None:
