@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from deploykit.errors import UsageError
 from deploykit.types import Metric
 
 from . import _names
@@ -45,6 +46,7 @@ class NamesTask:
     corpus: _names.Corpus
     batch: int
     seed: int
+    layout: _names.Layout
     bucketed: bool = True
     balance: float = 0.0
 
@@ -64,11 +66,23 @@ class NamesTask:
         Raises:
             UsageError: the folder cannot be read, or has too few names or languages.
         """
-        return cls(_names.read(data, seed), batch, seed, batching == "bucketed", balance)
+        corpus = _names.read(data, seed)
+        return cls(corpus, batch, seed, corpus.layout, batching == "bucketed", balance)
 
-    @property
-    def layout(self) -> _names.Layout:
-        return self.corpus.layout
+    @classmethod
+    def reopen(cls, data: Path, layout: _names.Layout, *, seed: int) -> NamesTask:
+        """The task of a folder as weights of that ``layout``, trained with that ``seed``, take it.
+
+        Raises:
+            UsageError: as ``open``, or the languages are others.
+        """
+        corpus = _names.read(data, seed)
+        if corpus.layout.languages != layout.languages:
+            raise UsageError(
+                f"{data} has the languages {', '.join(corpus.layout.languages)}, and the weights know "
+                f"{', '.join(layout.languages)}: give the folder that they were trained on."
+            )
+        return cls(corpus, 128, seed, layout)
 
     @property
     def metric(self) -> Metric:

@@ -71,6 +71,16 @@ class TrafficTask:
         series = _traffic.read(data, target, columns, minutes)
         return cls(series, _traffic.layout(series, time, daily=daily), batch, seed)
 
+    @classmethod
+    def reopen(cls, data: Path, layout: _traffic.Layout, *, seed: int) -> TrafficTask:
+        """The task of a file as weights of that ``layout`` take it: their columns, their units, their window.
+
+        Raises:
+            UsageError: as ``open``.
+        """
+        names = [column.name for column in layout.columns]
+        return cls(_traffic.read(data, names[0], names, layout.minutes), layout, batch=64, seed=seed)
+
     @property
     def metric(self) -> Metric:
         """Mean absolute error on the test span, in the target's own unit."""

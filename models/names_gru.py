@@ -18,6 +18,7 @@ from .family.gru import Encoder
 
 NAME = "names-gru"
 TASK = NamesTask
+LAYOUT = Layout
 TRAINING = Recipe(
     steps=2000,
     batch=128,

@@ -17,12 +17,22 @@ from .family.gru import Encoder
 
 NAME = "traffic-gru"
 TASK = TrafficTask
-TRAINING = Recipe(steps=1500, batch=64, time=24, lr=4e-3, lr_scale={"encoder": 0.5}, patience=6, chunkable=False)
+LAYOUT = Layout
+TRAINING = Recipe(
+    steps=1000,
+    batch=64,
+    time=24,
+    lr=4e-3,
+    lr_scale={"encoder": 0.5},
+    chunkable=False,
+    validations=20,
+    patience=10,
+)
 
 
 def build(layout: Layout) -> TrafficForecaster:
     """The module for a series of that layout."""
-    return TrafficForecaster(Encoder(layout.input_size, 48), layout)
+    return TrafficForecaster(Encoder(layout.input_size, 32), layout)
 
 
 def spec(weights: Path | None = None) -> ModelSpec:

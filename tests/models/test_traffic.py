@@ -168,7 +168,8 @@ def test_made_up_days_stay_within_what_was_seen(series: Series) -> None:
     layout = _traffic.layout(series, 8)
     sample = _traffic.sampler(layout)
     x = sample(3, batch=4, time=48)["x"]
-    assert (x.shape, x.dtype) == ((4, 48, 5), np.float32)
+    assert x.shape == (4, 48, 5)
+    assert x.dtype == np.float32
     for place, column in enumerate(layout.columns):
         assert column.low - 1e-3 <= x[..., place].min() < x[..., place].max() <= column.high + 1e-3
     np.testing.assert_allclose((x[..., 3:] ** 2).sum(-1), 1, rtol=1e-5)
