@@ -224,7 +224,9 @@ class Study:
         if record.reason is not None:
             self.tell(f"{name}: {record.reason}")
             return
-        shown = record.metric if record.metric is not None else record.validation
-        self.tell(f"{name}: {self.task.metric} {shown:.4f} after {record.seconds:.1f} s")
+        what, shown = (
+            (self.task.metric, record.metric) if record.metric is not None else ("validation", record.validation)
+        )
+        self.tell(f"{name}: {what} {shown:.4f} after {record.seconds:.1f} s")
         if record.deployed is not None and record.deployed.reason is not None:
             self.tell(f"{name}: {record.deployed.reason}")

@@ -53,12 +53,12 @@ class Study(StudyTask):
             sample=_names.sampler(layout),
             name="names",
             dims={"time": DimRange(1, _names.LONGEST)},
-            metric=NamesTask(self._corpus, 1, 0).metric,
+            metric=self._task(1, 0).metric,
             ranges={"text": ValueRange(0, layout.vocabulary - 1), "lengths": ValueRange(1, "time")},
         )
 
     def training(self, batch: int, window: int, seed: int, *, bucketed: bool = True, chunks: int = 1) -> Task[Any]:
-        return NamesTask(self._corpus, batch, seed, bucketed)
+        return self._task(batch, seed, bucketed)
 
     def baselines(self, window: int) -> dict[str, float]:
         return {name.replace("_", " "): value for name, value in baselines(self._corpus).items()}
@@ -71,3 +71,6 @@ class Study(StudyTask):
             **{f"{split} names": len(names.spellings) for split, names in parts.items()},
             "sha256": hashlib.sha256(told.encode()).hexdigest(),
         }
+
+    def _task(self, batch: int, seed: int, bucketed: bool = True) -> NamesTask:
+        return NamesTask(self._corpus, batch, seed, self._corpus.layout, bucketed)

@@ -134,7 +134,19 @@ def _quality(results: Results) -> str:
         )
     header = ("architecture", "hidden", "parameters", "peak rate", results.metric, "over the GRU's")
     times = ("seconds per 1000 targets", "seconds of a run", "training time over the GRU's")
-    return "### Quality and training\n\n" + table((*header, *times), rows) + _failures(results)
+    return "### Quality and training\n\n" + table((*header, *times), rows) + _edges(results) + _failures(results)
+
+
+def _edges(results: Results) -> str:
+    """Who trained at the smallest or the largest rate that was tried, beyond which a better one may lie."""
+    rates = {one.rate for one in results.records if one.kind == "rate"}
+    if len(rates) < 2:
+        return ""
+    chosen = {one.architecture: one.rate for one in results.records if one.kind == "family"}
+    names = [name for name, rate in chosen.items() if rate in (min(rates), max(rates))]
+    if not names:
+        return ""
+    return f"\n\nAt the edge of the rates that were tried, beyond which a better one may lie: {', '.join(names)}."
 
 
 def _failures(results: Results) -> str:

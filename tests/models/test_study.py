@@ -312,6 +312,30 @@ def test_the_tables_numbers_are_the_results() -> None:
     assert "persistence 32.000" in said
 
 
+def test_a_rate_at_the_edge_is_said() -> None:
+    tried = [replace(record, kind="rate", rate=rate) for rate in (1e-3, 3e-3, 1e-2) for record in TWO.records]
+    family = [replace(one, rate=1e-2) if one.architecture == LSTM else one for one in TWO.records]
+    said = text.section(replace(TWO, records=(*tried, *family)))
+    assert f"beyond which a better one may lie: {LSTM}." in said
+    assert "At the edge" not in text.section(TWO)
+
+
+def test_validation_chooses_the_rate(traffic: StudyTask, tmp_path: Path) -> None:
+    asked = conduct.Asked((GRU,), None, True, 1, False)
+    study = conduct.Study(traffic, TINY, asked, tmp_path, lambda _: None)
+    job = Job("family", GRU, 0, "", 6, Shape(8), 1)
+    assert study._rate(job) == TINY.rates[0]
+    tried = (("0.003", 0.003, 5.0), ("0.01", 0.01, 4.0), ("0.03", 0.03, None))
+    study.results = replace(
+        study.results,
+        records=tuple(
+            results.Record("rate", GRU, 2, variant, 6, 8, 1, 1, rate, validation=validation, metric=None)
+            for variant, rate, validation in tried
+        ),
+    )
+    assert study._rate(job) == 0.01
+
+
 def test_the_pictures_numbers_are_the_results() -> None:
     root = ET.fromstring(picture(TWO))
     space = {"svg": "http://www.w3.org/2000/svg"}
@@ -352,7 +376,7 @@ def test_help_tells_of_every_option_and_imports_no_torch() -> None:
     assert "--data" in done.stdout
     for task in main.commands.values():
         for option in task.params:
-            assert isinstance(option, click.Argument) or getattr(option, "help", ""), option.name
+            assert isinstance(option, click.Argument) or getattr(option, "help", None), option.name
 
 
 def test_results_come_back_as_they_were(tmp_path: Path) -> None:
