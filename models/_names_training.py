@@ -19,12 +19,16 @@ from deploykit.types import Metric
 
 from . import _names
 from ._facts import write_layout
+from ._methods import buckets_by_length
 from ._names_ngram import baselines
 from ._run import State
 from ._training import Step, infer_with
 
 if TYPE_CHECKING:
     from deploykit.types import Array
+
+
+BLANK = 0.05
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,8 @@ class Batch:
 class NamesTask:
     """Names in batches of like length (``bucketed``) or as they come; accuracy chooses and judges.
 
-    ``balance`` weighs a language of n names by n ** -balance in the loss: 0 not at all, 1 all languages the same.
+    ``balance`` weighs a language of n names by n ** -balance in the loss: 0 not at all, 1 all languages the same. In
+    training a character is taken for unknown with probability ``blank``, so that the model learns to do without.
     """
 
     corpus: _names.Corpus
@@ -49,6 +54,7 @@ class NamesTask:
     layout: _names.Layout
     bucketed: bool = True
     balance: float = 0.0
+    blank: float = BLANK
 
     #: What ``open`` reads, for whoever has to ask for it.
     DATA: ClassVar[str] = "a folder of files LANGUAGE.txt with a name a line"
@@ -104,9 +110,11 @@ class NamesTask:
         generator = np.random.default_rng(self.seed)
         data = self._arrays["train"]
         while True:
-            for places in batches(data["lengths"], self.batch, generator, bucketed=self.bucketed):
+            for places in self._epoch(data["lengths"], generator):
                 lengths = data["lengths"][places]
                 text = data["text"][places, : lengths.max()]
+                if self.blank:
+                    text = np.where(generator.random(text.shape) < self.blank, np.minimum(text, _names.UNKNOWN), text)
                 yield Step(Batch(*map(torch.from_numpy, (text, lengths, data["label"][places]))), fresh=True)
 
     def loss(self, module: nn.Module, batch: Batch, state: State) -> tuple[Tensor, int, State]:
@@ -135,6 +143,12 @@ class NamesTask:
         """What else the finished module is told by: its accuracy averaged over languages."""
         return {"macro_accuracy": _names.macro_accuracy(infer_with(module, self.OUTPUTS), self.held_out())}
 
+    def _epoch(self, lengths: Array, generator: np.random.Generator) -> list[list[int]]:
+        if self.bucketed:
+            return buckets_by_length(lengths.tolist(), self.batch, seed=int(generator.integers(2**31)))
+        order = generator.permutation(len(lengths)).tolist()
+        return [order[start : start + self.batch] for start in range(0, len(order), self.batch)]
+
     @cached_property
     def _arrays(self) -> dict[_names.Split, dict[str, Array]]:
         return {split: self._encoded(names) for split, names in self.corpus.parts.items()}
@@ -151,15 +165,3 @@ class NamesTask:
         weights = torch.from_numpy(counts.astype(np.float32) ** -self.balance)
         mean = float((weights * torch.from_numpy(counts)).sum()) / counts.sum()
         return weights.div(mean)
-
-
-def batches(lengths: Array, size: int, generator: np.random.Generator, *, bucketed: bool) -> list[Array]:
-    """One epoch as places of names, ``size`` a batch (the last may be smaller), in random order.
-
-    ``bucketed`` sorts by length first, in random order among equals, so that a batch has little padding.
-    """
-    order = generator.permutation(len(lengths))
-    if bucketed:
-        order = order[np.argsort(lengths[order], kind="stable")]
-    parts = [order[start : start + size] for start in range(0, len(order), size)]
-    return [parts[place] for place in generator.permutation(len(parts))]

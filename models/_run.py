@@ -6,13 +6,16 @@ import copy
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from deploykit.errors import ModelError, WeightsError
 from deploykit.files import atomic_path
+
+if TYPE_CHECKING:
+    from ._averaging import Average
 
 State = Any  # a tensor, a tuple of tensors, or None; only the model knows
 
@@ -48,8 +51,9 @@ class Run:
         optimizer: torch.optim.Optimizer,
         scheduler: torch.optim.lr_scheduler.LambdaLR,
         fingerprint: str = "",
+        average: Average | None = None,
     ) -> None:
-        self.fingerprint = fingerprint
+        self.fingerprint, self.average = fingerprint, average
         self.path, self.module, self.optimizer, self.scheduler = path, module, optimizer, scheduler
         self.progress = Progress()
         self.state: State = None
@@ -85,6 +89,7 @@ class Run:
             "best": self.best,
             "random": torch.get_rng_state(),
             "fingerprint": self.fingerprint,
+            "average": None if self.average is None else self.average.state(),
         }
         with atomic_path(self.path) as temporary:
             torch.save(content, temporary)
@@ -100,7 +105,9 @@ class Run:
                 )
             self.module.load_state_dict(content["module"])
             self.optimizer.load_state_dict(content["optimizer"])
-        except (RuntimeError, ValueError, KeyError) as error:
+            if self.average is not None:
+                self.average.load(content["average"])
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise WeightsError(f"{self.path} is not a checkpoint of this model: train without --resume.") from error
         self.scheduler.last_epoch = content["schedule"]
         self.progress = Progress(**content["progress"])

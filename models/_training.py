@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import msgspec
 import torch
@@ -19,7 +20,9 @@ from torch import Tensor, nn
 
 from deploykit.errors import ModelError
 
+from ._averaging import Average
 from ._initialization import initialize_recurrent
+from ._methods import parameter_groups
 from ._run import Result, Run, State
 
 if TYPE_CHECKING:
@@ -30,11 +33,12 @@ BatchT = TypeVar("BatchT")
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model is trained. ``lr`` is the peak rate, ``lr_scale`` factors on it by first part of parameter name.
+    """How a model is trained. ``lr`` is the peak rate, ``lr_scale`` factors on it by the beginning of parameter names.
 
     ``chunkable`` says that the model's ``stream`` computes the same when time is cut into chunks. Of so many
     ``validations``, evenly spaced, ``patience`` in a row without a better one end the training early; without it all
-    steps are made.
+    steps are made. With ``average``, it is a moving average of the weights that is validated and kept, which forgets
+    all but that share of itself in a step: 0.99 averages over some hundred steps.
     """
 
     steps: int
@@ -49,6 +53,7 @@ class Recipe:
     chunkable: bool = True
     validations: int = 12
     patience: int | None = None
+    average: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -99,15 +104,19 @@ def train(
         WeightsError: there is no checkpoint to resume, or it is another model's or of other data.
         OutputError: a file cannot be written.
     """
-    optimizer = torch.optim.AdamW(parameter_groups(module, recipe), lr=recipe.lr, betas=(0.9, 0.98))
+    groups = parameter_groups(module, recipe.lr, lr_scale=recipe.lr_scale, weight_decay=recipe.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.98))
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, Schedule(recipe))
-    run = Run(folder / "checkpoint.pt", module, optimizer, scheduler, fingerprint)
+    average = Average(module, recipe.average) if recipe.average else None
+    run = Run(folder / "checkpoint.pt", module, optimizer, scheduler, fingerprint, average)
     log = folder / "log.jsonl"
     if resume:
         run.load()
         cut_log(log, run.progress.step)
     else:
         initialize(module)
+        if average is not None:
+            average.load({"values": dict(module.named_parameters()), "updates": 0})
         log.unlink(missing_ok=True)
     every = max(1, recipe.steps // (validations or recipe.validations))
     module.train()
@@ -119,6 +128,8 @@ def train(
         loss, targets, state = _loss(task, module, step.batch, state, amp)
         norm = update(module, optimizer, loss, recipe.clip)
         scheduler.step()
+        if average is not None:
+            average.update()
         done = run.advance(targets, detach(state), time.perf_counter() - began)
         if not (math.isfinite(loss.item()) and math.isfinite(norm)):
             raise ModelError(f"the loss is not finite at step {done}: train again with a lower --lr or --clip.")
@@ -130,7 +141,8 @@ def train(
             "targets_per_second": run.progress.targets / run.progress.seconds,
         }
         if done % every == 0 or done == recipe.steps:
-            record["validation"] = run.consider(validate(module, task))
+            with nullcontext() if average is None else average.applied():
+                record["validation"] = run.consider(validate(module, task))
             run.save()
             began = time.perf_counter() - run.progress.seconds  # neither validation nor saving is training
         if "validation" in record or done % 20 == 0 or done == 1:
@@ -167,22 +179,6 @@ def validate(module: nn.Module, task: Task[BatchT]) -> float:
             return task.validate(module)
     finally:
         module.train()
-
-
-def parameter_groups(module: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """One group per first part of the name and kind: only matrices of layers decay, no bias and no embedding."""
-    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
-    for name, parameter in module.named_parameters():
-        part = name.split(".", 1)[0]
-        groups.setdefault((part, parameter.ndim > 1 and part != "embedding"), []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "lr": recipe.lr * recipe.lr_scale.get(part, 1.0),
-            "weight_decay": recipe.weight_decay if decays else 0.0,
-        }
-        for (part, decays), parameters in groups.items()
-    ]
 
 
 def detach(state: State) -> State:

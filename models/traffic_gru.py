@@ -23,10 +23,11 @@ TRAINING = Recipe(
     batch=64,
     time=24,
     lr=4e-3,
-    lr_scale={"encoder": 0.5},
+    lr_scale={},
     chunkable=False,
     validations=20,
     patience=10,
+    average=0.99,
 )
 
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from deploykit.bench import stats
 from deploykit.errors import ModelError
 
-from .._training import parameter_groups, update
+from .._methods import parameter_groups
+from .._training import update
 from .plan import Job, Plan
 from .results import Pace
 from .runs import build, initializer, recipe, training
@@ -117,7 +118,8 @@ def _runner(task: StudyTask, plan: Plan, job: Job) -> Runner:
     module = build(task, job)
     initializer(job.methods)(module)
     how = recipe(plan, job, plan.rates[0])
-    optimizer = torch.optim.AdamW(parameter_groups(module, how), lr=how.lr, betas=(0.9, 0.98))
+    groups = parameter_groups(module, how.lr, lr_scale=how.lr_scale, weight_decay=how.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=how.lr, betas=(0.9, 0.98))
     batches = training(task, plan, job)
     return Runner(job, module.train(), optimizer, batches, iter(batches.steps()), how.clip)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from models import _names
 from models._heads import Classifier
 from models._names import Corpus, Layout, Names
 from models._names_ngram import NaiveBayes, WittenBell, baselines, predict
-from models._names_training import NamesTask, batches
+from models._names_training import NamesTask
 from models._training import Recipe, infer_with, train
 from models.family.gru import Encoder
 
@@ -150,15 +151,28 @@ def test_counting_beats_the_majority(corpus: Corpus) -> None:
     assert predict(WittenBell.fit(corpus.parts["train"], 2), ["Kola", "Kolo"]).tolist() == [0, 1]
 
 
-def test_bucketing_lowers_padding_and_loses_no_name() -> None:
-    generator = np.random.default_rng(0)
-    lengths = generator.integers(2, 21, 500)
-    made = {way: batches(lengths, 32, np.random.default_rng(1), bucketed=way) for way in (True, False)}
-    for parts in made.values():
-        assert sorted(np.concatenate(parts).tolist()) == list(range(500))
-    padding = {way: sum(lengths[p].max() * len(p) - lengths[p].sum() for p in parts) for way, parts in made.items()}
-    assert padding[True] < 0.15 * padding[False]
-    assert [int(lengths[p].max()) for p in made[True]] != sorted(int(lengths[p].max()) for p in made[True])
+def test_bucketing_lowers_padding_and_an_epoch_has_every_name(corpus: Corpus) -> None:
+    padding = {}
+    for bucketed in (True, False):
+        task = NamesTask(corpus, 8, 0, corpus.layout, bucketed, blank=0)
+        count = len(corpus.parts["train"].labels)
+        epoch = [step.batch for step in islice(task.steps(), -(-count // 8))]
+        seen = sorted(
+            tuple(row[:length].tolist()) for one in epoch for row, length in zip(one.text, one.lengths, strict=True)
+        )
+        text, lengths = _names.encode(corpus.parts["train"].spellings, corpus.layout)
+        assert seen == sorted(tuple(row[:length].tolist()) for row, length in zip(text, lengths, strict=True))
+        padding[bucketed] = sum(int((one.text == _names.PADDING).sum()) for one in epoch)
+    assert padding[True] < 0.5 * padding[False]
+
+
+def test_blanks_are_unknown_characters_and_no_padding(corpus: Corpus) -> None:
+    plain, blanked = (next(NamesTask(corpus, 30, 0, corpus.layout, blank=p).steps()).batch for p in (0.0, 0.5))
+    assert torch.equal(plain.lengths, blanked.lengths)
+    changed = plain.text != blanked.text
+    assert (blanked.text[changed] == _names.UNKNOWN).all()
+    assert float(changed.sum() / plain.lengths.sum()) == pytest.approx(0.5, abs=0.15)
+    assert torch.equal(plain.text == _names.PADDING, blanked.text == _names.PADDING)
 
 
 def test_balancing_weighs_languages_alike(corpus: Corpus) -> None:

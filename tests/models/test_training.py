@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,10 @@ from torch import Tensor, nn
 
 from deploykit.errors import ModelError, WeightsError
 from deploykit.types import Metric
+from models._averaging import Average
+from models._methods import parameter_groups
 from models._run import Result, State
-from models._training import Recipe, Schedule, Step, detach, parameter_groups, train, update
+from models._training import Recipe, Schedule, Step, detach, train, update
 
 RECIPE = Recipe(steps=12, batch=2, time=5, lr=1e-2)
 
@@ -104,6 +107,41 @@ def test_a_resumed_run_ends_in_the_same_weights(tmp_path: Path) -> None:
     assert losses[0] == losses[1]
 
 
+def test_an_average_is_validated_and_resumed_and_training_goes_on_without_it(tmp_path: Path) -> None:
+    class Interrupted(Sums):
+        def steps(self) -> Iterator[Step[Tensor]]:
+            yield from islice(super().steps(), 8)
+            raise KeyboardInterrupt
+
+    averaging = replace(RECIPE, average=0.9)
+    whole = fit(tmp_path / "whole", recipe=averaging)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "resumed", Interrupted(), averaging)
+    resumed = fit(tmp_path / "resumed", recipe=averaging, resume=True)
+    assert all(torch.equal(value, resumed.weights[name]) for name, value in whole.weights.items())
+    plain = fit(tmp_path / "plain")
+    logs = [(tmp_path / name / "log.jsonl").read_text().splitlines() for name in ("whole", "plain")]
+    averaged, own = ([json.loads(line) for line in log] for log in logs)
+    assert [line["loss"] for line in averaged] == [line["loss"] for line in own]
+    assert whole.validation != plain.validation
+
+
+def test_the_average_by_hand() -> None:
+    module = nn.Linear(1, 1, bias=False)
+    average = Average(module, 0.5)
+    seen = []
+    for value in (1.0, 2.0, 4.0):
+        nn.init.constant_(module.weight, value)
+        average.update()
+        seen.append(average.values["weight"].item())
+    first = Average(nn.Linear(1, 1, bias=False), 0.5)
+    assert first.updates == 0
+    assert seen[2] == pytest.approx(seen[1] + (4.0 - seen[1]) * (1 - 3 / 13))
+    with average.applied():
+        assert module.weight.item() == pytest.approx(seen[2])
+    assert module.weight.item() == 4.0
+
+
 def test_there_must_be_a_checkpoint_to_resume(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="without --resume"):
         fit(tmp_path, resume=True)
@@ -151,7 +189,7 @@ def test_clipping_bounds_the_norm(clip: float) -> None:
 
 def test_layers_have_their_own_rates_and_only_matrices_decay() -> None:
     module = Counter()
-    groups = parameter_groups(module, replace(RECIPE, lr_scale={"rnn": 0.5}))
+    groups = parameter_groups(module, RECIPE.lr, lr_scale=RECIPE.lr_scale, weight_decay=RECIPE.weight_decay)
     of = {id(parameter): group for group in groups for parameter in group["params"]}
     assert len(of) == len(list(module.parameters()))
     assert of[id(module.rnn.weight_hh_l0)]["lr"] == RECIPE.lr / 2
