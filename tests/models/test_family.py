@@ -10,9 +10,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from deploykit import weights
 from deploykit.artifact import Artifact, ModelRef
 from deploykit.bench import accuracy
 from deploykit.bench.tolerance import tolerance
@@ -67,6 +69,26 @@ def test_shapes_gradients_and_dropout(name: str, options: dict[str, Any]) -> Non
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters() if p.numel() > 1)
     dropped = options or name == "stacked-gru"
     assert torch.equal(net.train()(x), features) is not bool(dropped)
+
+
+def test_what_attention_adds_drops_out_with_one_layer_too() -> None:
+    net = encoder("gru-selfattention", dropout=0.5).train()
+    x = torch.randn(2, 5, INPUT)
+    assert not torch.equal(net(x), net(x))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_are_saved_and_fit_again(name: str, tmp_path: Path) -> None:
+    net = StepTagger(encoder(name, num_layers=2), 11, 11, tied=True)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.1)
+    path = tmp_path / "net.safetensors"
+    save_file(net.state_dict(), path)
+    other = StepTagger(encoder(name, num_layers=2), 11, 11, tied=True).eval()
+    weights.fit(other, weights.read_state(path), path)
+    text = torch.randint(0, 11, (2, 5))
+    torch.testing.assert_close(other(text), net.eval()(text))
 
 
 @pytest.mark.parametrize("name", NAMES)

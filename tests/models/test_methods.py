@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -152,7 +153,7 @@ def groups_of(module: nn.Module, **options: Any) -> dict[str, dict[str, Any]]:
 
 def test_layers_have_their_own_rates_by_the_longest_name_that_fits() -> None:
     module = StepTagger(encoder("gru-attention"), 9, 4)
-    rates = {"encoder": 0.5, "encoder.rnn": 0.25, "embedding": 2.0, "enc": 9.0}
+    rates = {"encoder": 0.5, "encoder.rnn": 0.25, "embedding": 2.0, "hea": 9.0}
     found = groups_of(module, lr_scale=rates)
     assert found["encoder.rnn.weight_hh_l0"]["lr"] == pytest.approx(0.025)
     assert found["encoder.combine.weight"]["lr"] == pytest.approx(0.05)
@@ -205,7 +206,8 @@ def test_buckets_are_seeded_and_in_random_order() -> None:
     assert one == same
     assert sorted(map(sorted, one)) != sorted(map(sorted, other))  # not the same rows meet again
     longest = [max(lengths[place] for place in batch) for batch in one]
-    assert longest not in (sorted(longest), sorted(longest, reverse=True))
+    falls = sum(after < before for before, after in pairwise(longest))
+    assert len(longest) / 4 < falls < len(longest) * 3 / 4
 
 
 def test_padding_has_no_part_in_the_loss() -> None:
