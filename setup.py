@@ -76,7 +76,12 @@ class Wheel(bdist_wheel):
 
 
 setup(
-    packages=[*find_packages(include=["deploykit", "deploykit.*"]), "deploykit.models", "deploykit.models.family"],
+    packages=[
+        *find_packages(include=["deploykit", "deploykit.*"]),
+        "deploykit.models",
+        "deploykit.models.family",
+        "deploykit.models._study",
+    ],
     package_dir={"deploykit": "deploykit", "deploykit.models": "models"},
     # Not build/, which is where deploykit itself puts its artifacts.
     options={"build": {"build_base": "dist/build"}},

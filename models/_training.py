@@ -90,13 +90,14 @@ def train(
     resume: bool = False,
     validations: int | None = None,
     fingerprint: str = "",
+    initialize: Callable[[nn.Module], None] = initialize_recurrent,
     report: Callable[[Mapping[str, float]], None] = lambda _: None,
 ) -> Result:
     """Train ``module`` in place for ``recipe.steps`` steps and return the best weights.
 
     ``folder`` gets ``log.jsonl``, a line per report, and ``checkpoint.pt``, from which ``resume`` goes on to the same
     weights as an uninterrupted run; ``fingerprint`` says of which data, and they must be the same then. Seed torch
-    before building ``module``.
+    before building ``module``, whose first weights ``initialize`` gives.
 
     Raises:
         ModelError: a loss or every validation is NaN or infinite, or the CPU cannot train in bfloat16 (``amp``).
@@ -113,7 +114,7 @@ def train(
         run.load()
         cut_log(log, run.progress.step)
     else:
-        initialize_recurrent(module)
+        initialize(module)
         if average is not None:
             average.load({"values": dict(module.named_parameters()), "updates": 0})
         log.unlink(missing_ok=True)
