@@ -1,4 +1,4 @@
-"""Classifiers of names that count: what a recurrent model has to beat. Majority, naive Bayes, Witten-Bell n-grams.
+"""Classifiers of names that count: what a recurrent model has to beat, and learns from. Majority, naive Bayes, n-grams.
 
 Each is fitted on the training names. Which n-gram model speaks for the baseline, how long its grams and how strong its
 smoothing are, is chosen on the validation names.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -119,6 +120,46 @@ class WittenBell:
             mixed = (count + followers * result) / np.where(total > 0, total + followers, 1)
             result = np.where(total > 0, mixed, result)
         return result
+
+
+class MadeUp:
+    """Names that a language could have: drawn character by character from a Witten-Bell model of ``names``.
+
+    A context's followers are drawn as often as they came, and with the weight that Witten-Bell smoothing gives it the
+    next shorter context's. Below the empty one there is nothing: no character is made up that its language has not.
+    """
+
+    def __init__(self, names: Names, order: int = 3) -> None:
+        self.labels, self.order = names.labels, order
+        self.followers: dict[tuple[int, str], list[str]] = defaultdict(list)
+        for name, label in zip(names.spellings, names.labels.tolist(), strict=True):
+            padded = START * order + name + END
+            for place in range(order, len(padded)):
+                for used in range(order + 1):
+                    self.followers[label, padded[place - used : place]].append(padded[place])
+        # The chance that a context speaks for itself.
+        self.own = {key: len(seen) / (len(seen) + len(set(seen))) for key, seen in self.followers.items()}
+
+    def draw(self, seed: int, longest: int) -> tuple[list[str], Array]:
+        """As many names as it was made of, in languages as frequent, each of 1 to ``longest`` characters."""
+        generator = Random(seed)
+        return [self._name(label, generator, longest) for label in self.labels.tolist()], self.labels
+
+    def _name(self, label: int, generator: Random, longest: int) -> str:
+        while True:
+            padded = START * self.order
+            while (character := self._next(label, padded, generator)) != END:
+                padded += character
+            if 0 < len(padded) - self.order <= longest:
+                return padded[self.order :]
+
+    def _next(self, label: int, padded: str, generator: Random) -> str:
+        for used in range(self.order, -1, -1):
+            key = label, padded[len(padded) - used :]
+            seen = self.followers.get(key)
+            if seen is not None and (used == 0 or generator.random() < self.own[key]):
+                return generator.choice(seen)
+        raise AssertionError("the empty context has followers in every language")
 
 
 def _candidates(train: Names) -> dict[str, list[Counting]]:

@@ -20,7 +20,7 @@ from deploykit.types import Metric
 from . import _names
 from ._facts import write_layout
 from ._methods import buckets_by_length
-from ._names_ngram import baselines
+from ._names_ngram import MadeUp, baselines
 from ._run import State
 from ._training import Step, infer_with
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from deploykit.types import Array
 
 
-BLANK = 0.05
+BLANK = 0.02
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,8 @@ class NamesTask:
 
     ``balance`` weighs a language of n names by n ** -balance in the loss: 0 not at all, 1 all languages the same. In
     training a character is taken for unknown with probability ``blank``, so that the model learns to do without.
+    With ``made_up`` each epoch has as many names again, drawn anew from an n-gram model of the training names: few true
+    names so teach what counting knows of them, and the network does not learn them by heart.
     """
 
     corpus: _names.Corpus
@@ -55,6 +57,7 @@ class NamesTask:
     bucketed: bool = True
     balance: float = 0.0
     blank: float = BLANK
+    made_up: bool = True
 
     #: What ``open`` reads, for whoever has to ask for it.
     DATA: ClassVar[str] = "a folder of files LANGUAGE.txt with a name a line"
@@ -110,12 +113,13 @@ class NamesTask:
         generator = np.random.default_rng(self.seed)
         data = self._arrays["train"]
         while True:
-            for places in self._epoch(data["lengths"], generator):
-                lengths = data["lengths"][places]
-                text = data["text"][places, : lengths.max()]
+            epoch = self._with_made_up(data, generator)
+            for places in self._epoch(epoch["lengths"], generator):
+                lengths = epoch["lengths"][places]
+                text = epoch["text"][places, : lengths.max()]
                 if self.blank:
                     text = np.where(generator.random(text.shape) < self.blank, np.minimum(text, _names.UNKNOWN), text)
-                yield Step(Batch(*map(torch.from_numpy, (text, lengths, data["label"][places]))), fresh=True)
+                yield Step(Batch(*map(torch.from_numpy, (text, lengths, epoch["label"][places]))), fresh=True)
 
     def loss(self, module: nn.Module, batch: Batch, state: State) -> tuple[Tensor, int, State]:
         logits = module(batch.text, batch.lengths)
@@ -143,11 +147,24 @@ class NamesTask:
         """What else the finished module is told by: its accuracy averaged over languages."""
         return {"macro_accuracy": _names.macro_accuracy(infer_with(module, self.OUTPUTS), self.held_out())}
 
+    def _with_made_up(self, data: dict[str, Array], generator: np.random.Generator) -> dict[str, Array]:
+        if not self.made_up:
+            return data
+        spellings, labels = self._sampler.draw(int(generator.integers(2**31)), data["text"].shape[1])
+        text, lengths = _names.encode(spellings, self.layout)
+        padding = ((0, 0), (0, data["text"].shape[1] - text.shape[1]))
+        more = {"text": np.pad(text, padding), "lengths": lengths, "label": labels.astype(np.int64)}
+        return {key: np.concatenate((values, more[key])) for key, values in data.items()}
+
     def _epoch(self, lengths: Array, generator: np.random.Generator) -> list[list[int]]:
         if self.bucketed:
             return buckets_by_length(lengths.tolist(), self.batch, seed=int(generator.integers(2**31)))
         order = generator.permutation(len(lengths)).tolist()
         return [order[start : start + self.batch] for start in range(0, len(order), self.batch)]
+
+    @cached_property
+    def _sampler(self) -> MadeUp:
+        return MadeUp(self.corpus.parts["train"])
 
     @cached_property
     def _arrays(self) -> dict[_names.Split, dict[str, Array]]:

@@ -22,10 +22,10 @@ NAME = "names-gru"
 TASK = NamesTask
 LAYOUT = Layout
 TRAINING = Recipe(
-    steps=3500,
-    batch=64,
+    steps=5000,
+    batch=128,
     time=LONGEST,
-    lr=4e-3,
+    lr=5e-3,
     lr_scale={},
     chunkable=False,
     validations=20,
@@ -40,7 +40,7 @@ class NamesGRU(Classifier):
     Few names and many weights: some of what goes into the network and of what comes out is dropped in training.
     """
 
-    def __init__(self, layout: Layout, hidden_size: int = 128, embedding_size: int = 64, dropout: float = 0.3) -> None:
+    def __init__(self, layout: Layout, hidden_size: int = 128, embedding_size: int = 64, dropout: float = 0.2) -> None:
         super().__init__(Encoder(embedding_size, hidden_size), layout.vocabulary, len(layout.languages))
         self.dropout = nn.Dropout(dropout)
 

@@ -11,7 +11,7 @@ from deploykit.errors import UsageError
 from models import _names
 from models._heads import Classifier
 from models._names import Corpus, Layout, Names
-from models._names_ngram import NaiveBayes, WittenBell, baselines, predict
+from models._names_ngram import MadeUp, NaiveBayes, WittenBell, baselines, predict
 from models._names_training import NamesTask
 from models._training import Recipe, infer_with, train
 from models.family.gru import Encoder
@@ -143,6 +143,36 @@ def test_witten_bell_is_a_probability() -> None:
         np.testing.assert_allclose(total, 1)
 
 
+def test_made_up_names_follow_the_n_grams_of_their_language() -> None:
+    taught = Names(("a", "b"), ("ab", "ac", "ac", "ad", "xx"), np.array([0, 0, 0, 0, 1]))
+    sampler = MadeUp(taught, order=1)
+    drawn = [sampler.draw(seed, 6)[0] for seed in range(300)]
+    assert drawn[0] == sampler.draw(0, 6)[0]
+    assert {len(names) for names in drawn} == {5}
+    of_a = [name for names in drawn for name in names[:4]]
+    assert all(set(names[4]) == {"x"} and len(names[4]) <= 6 for names in drawn)
+    assert set("".join(of_a)) == set("abcd")
+    # At the start a came 4 times and nothing else: a by 4/5, else by its share of all 12, 4 of them ends, which a name
+    # cannot begin with.
+    first = sum(name[0] == "a" for name in of_a) / len(of_a)
+    assert first == pytest.approx((4 / 5 + 1 / 5 * 4 / 12) / (1 - 1 / 5 * 4 / 12), abs=0.03)
+
+
+def test_an_epoch_has_as_many_made_up_names_as_true_ones(corpus: Corpus) -> None:
+    count = len(corpus.parts["train"].labels)
+    steps = NamesTask(corpus, count, 0, corpus.layout, bucketed=False, blank=0).steps()
+    first, second = ([next(steps).batch for _ in range(2)] for _ in range(2))
+    text, lengths = _names.encode(corpus.parts["train"].spellings, corpus.layout)
+    true = {tuple(row[:length].tolist()) for row, length in zip(text, lengths, strict=True)}
+    seen = [
+        {tuple(row[:n].tolist()) for one in epoch for row, n in zip(one.text, one.lengths, strict=True)}
+        for epoch in (first, second)
+    ]
+    assert true <= seen[0] & seen[1]
+    assert seen[0] != seen[1]
+    assert sum(len(one.label) for one in first) == 2 * count
+
+
 def test_counting_beats_the_majority(corpus: Corpus) -> None:
     found = baselines(corpus)
     assert found["majority_macro"] == 0.5
@@ -154,7 +184,7 @@ def test_counting_beats_the_majority(corpus: Corpus) -> None:
 def test_bucketing_lowers_padding_and_an_epoch_has_every_name(corpus: Corpus) -> None:
     padding = {}
     for bucketed in (True, False):
-        task = NamesTask(corpus, 8, 0, corpus.layout, bucketed, blank=0)
+        task = NamesTask(corpus, 8, 0, corpus.layout, bucketed, blank=0, made_up=False)
         count = len(corpus.parts["train"].labels)
         epoch = [step.batch for step in islice(task.steps(), -(-count // 8))]
         seen = sorted(
@@ -167,7 +197,9 @@ def test_bucketing_lowers_padding_and_an_epoch_has_every_name(corpus: Corpus) ->
 
 
 def test_blanks_are_unknown_characters_and_no_padding(corpus: Corpus) -> None:
-    plain, blanked = (next(NamesTask(corpus, 30, 0, corpus.layout, blank=p).steps()).batch for p in (0.0, 0.5))
+    plain, blanked = (
+        next(NamesTask(corpus, 30, 0, corpus.layout, blank=p, made_up=False).steps()).batch for p in (0.0, 0.5)
+    )
     assert torch.equal(plain.lengths, blanked.lengths)
     changed = plain.text != blanked.text
     assert (blanked.text[changed] == _names.UNKNOWN).all()
