@@ -107,9 +107,9 @@ class Plan:
 
 #: Three of these fit into two hours of two cores.
 FULL = {
-    "traffic": Plan(25_000, 1200, 64, 24, 3, (3e-3, 1e-2, 3e-2), 300, (10, 50, 150), 500, 500, hours=0.7),
-    "names": Plan(60_000, 1500, 64, 20, 3, (3e-3, 1e-2, 3e-2), 300, (), 0, 600, hours=0.4),
-    "charlm": Plan(100_000, 800, 32, 64, 3, (3e-3, 1e-2, 3e-2), 200, (10, 50, 150), 300, 300, hours=0.85),
+    "traffic": Plan(25_000, 1200, 64, 24, 3, (3e-3, 1e-2, 3e-2), 300, (10, 50, 150), 500, 500, hours=0.68),
+    "names": Plan(60_000, 1200, 64, 20, 3, (3e-3, 1e-2, 3e-2), 300, (), 0, 450, hours=0.45),
+    "charlm": Plan(100_000, 800, 32, 64, 3, (3e-3, 1e-2, 3e-2), 200, (10, 50, 150), 300, 300, hours=0.87),
 }
 #: As much as shows that all of it works, and nothing else.
 QUICK = {
