@@ -1,4 +1,4 @@
-"""Bidirectional GRU surname classifier: which of 18 languages a name of any length comes from.
+"""Bidirectional GRU surname classifier: which of 18 languages a name comes from, whatever its length.
 
 Character by character, both ways, packed. The languages and the characters that it knows are in the weights file.
 """

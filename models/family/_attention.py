@@ -21,7 +21,7 @@ class CausalAdditiveAttention(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         pairs = self.query(h).unsqueeze(2) + self.key(h).unsqueeze(1)
         scores = self.score(torch.tanh(pairs)).squeeze(-1)
-        return _looking_back(scores) @ h
+        return _looking_back(scores, h.shape[1]) @ h
 
 
 class CausalSelfAttention(nn.Module):
@@ -39,13 +39,14 @@ class CausalSelfAttention(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         # [batch, time, 3 * heads * width] -> three of [batch, heads, time, width]
         query, key, value = self.query_key_value(h).unflatten(2, (3, self.heads, self.width)).permute(2, 0, 3, 1, 4)
-        weights = _looking_back(query @ key.transpose(2, 3) * self.width**-0.5)
+        weights = _looking_back(query @ key.transpose(2, 3) * self.width**-0.5, h.shape[1])
         contexts: Tensor = self.out((weights @ value).transpose(1, 2).flatten(2))
         return contexts
 
 
-def _looking_back(scores: Tensor) -> Tensor:
+def _looking_back(scores: Tensor, time: int) -> Tensor:
     """``scores`` [..., time, time] of each step for each to shares that sum to 1, none of them for a later step."""
-    step = torch.arange(scores.shape[-1], device=scores.device)
+    # The number of steps is the input's: one taken from the scores is a product and a quotient of it to torch.export.
+    step = torch.arange(time, device=scores.device)
     future = step.unsqueeze(0) > step.unsqueeze(1)
     return torch.softmax(scores.masked_fill(future, float("-inf")), dim=-1)
