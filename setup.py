@@ -79,8 +79,7 @@ setup(
     packages=[
         *find_packages(include=["deploykit", "deploykit.*"]),
         "deploykit.models",
-        "deploykit.models.family",
-        "deploykit.models._study",
+        *(f"deploykit.models.{name}" for name in find_packages("models")),
     ],
     package_dir={"deploykit": "deploykit", "deploykit.models": "models"},
     # Not build/, which is where deploykit itself puts its artifacts.
