@@ -17,7 +17,7 @@ from deploykit.cli import _progress, _shared
 from deploykit.config import Config
 from deploykit.errors import ArtifactError, DeploykitError
 from deploykit.files import sha256_file
-from deploykit.trt.options import NAMES, BuildOptions, Precision
+from deploykit.trt.options import NAMES, SHORT, BuildOptions, Precision
 
 FORMAT = "trt-engine"
 
@@ -168,7 +168,7 @@ def _settings(artifact: Artifact) -> tuple[Precision, BuildOptions]:
     import msgspec
 
     given = dict(artifact.engine.options) if artifact.engine is not None else {}
-    precision = next((short for short, name in NAMES.items() if name == artifact.precision), None)
+    precision = SHORT.get(artifact.precision)
     unknown = [name for name in given if name not in vars(BuildOptions())]
     if precision is None:
         what = f"the precision {artifact.precision}"

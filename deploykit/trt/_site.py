@@ -13,8 +13,6 @@ from deploykit.quantize._constants import Constants
 from deploykit.quantize._graph import name_of, uses
 from deploykit.trt.limits import HALVES, Limits
 
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
-
 
 @dataclass(frozen=True)
 class Problem:

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from deploykit.artifact import Artifact, load_onnx
 from deploykit.errors import ArtifactError, BackendFailedError, DeploykitError, first_line
@@ -15,6 +15,7 @@ from deploykit.files import sha256_file
 from deploykit.trt import cuda, library, plan
 from deploykit.trt.dtypes import HELD, PUBLIC
 from deploykit.trt.log import Messages, hearing, logger
+from deploykit.trt.options import SHORT
 from deploykit.types import TensorSpec
 
 if TYPE_CHECKING:
@@ -22,13 +23,6 @@ if TYPE_CHECKING:
 
     Shape = tuple[int, ...]
     Range = tuple[Shape, Shape, Shape]
-
-_PRECISIONS: Mapping[str, Literal["fp32", "fp16", "bf16", "int8"]] = {
-    "float32": "fp32",
-    "float16": "fp16",
-    "bfloat16": "bf16",
-    "int8": "int8",
-}
 
 
 @dataclass(frozen=True)
@@ -215,7 +209,7 @@ class Engine:
 
         source = _source(artifact)
         version = library.parse_version(self.version)
-        model = prepared(load_onnx(source), _PRECISIONS[artifact.precision], version)
+        model = prepared(load_onnx(source), SHORT[artifact.precision], version)
         refitter = trt.Refitter(self._engine, logger())
         parser = library.member(trt, "OnnxParserRefitter")(refitter, logger())
         what = f"TensorRT cannot take the weights of {source.name} into {self.name}"

@@ -13,6 +13,8 @@ Precision = Literal["fp32", "fp16", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 #: What an artifact of each is called in its manifest.
 NAMES: Mapping[Precision, str] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "int8"}
+#: And the other way round.
+SHORT: Mapping[str, Precision] = {name: short for short, name in NAMES.items()}
 #: Which other GPUs an engine shall run on.
 HARDWARE = ("ampere+", "same-capability")
 

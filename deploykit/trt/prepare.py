@@ -24,9 +24,10 @@ from deploykit.quantize._pass import Scope
 from deploykit.quantize._recurrent import read, replace
 from deploykit.quantize._source import opset_of
 from deploykit.trt._recurrent import STATES, no_form, unnamed
-from deploykit.trt._site import Precision, Problem
+from deploykit.trt._site import Problem
 from deploykit.trt.check import of_precision, problems
 from deploykit.trt.limits import HALF_LSTM, HALVES, Limits, limits
+from deploykit.trt.options import Precision
 
 if TYPE_CHECKING:
     from pathlib import Path
