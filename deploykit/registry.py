@@ -15,7 +15,7 @@ import inspect
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deploykit.errors import UnknownNameError, UsageError
 
@@ -110,6 +110,11 @@ def zoo_model(name: str, weights: Path | None = None) -> ModelSpec:
     given = () if weights is None or not inspect.signature(module.spec).parameters else (weights,)
     found: ModelSpec = module.spec(*given)
     return found
+
+
+def zoo_part(name: str) -> Any:
+    """A module beside the zoo's models: ``family``, the architectures that they are made of."""
+    return importlib.import_module(f"deploykit.models.{name}")
 
 
 def _folder(package: str) -> Path:

@@ -1,7 +1,7 @@
 """Train the family on one task, deploy it, measure it, and write what came out: ``python -m models.study traffic``.
 
 Writes ``results.json``, ``study.md`` and ``study.svg`` to ``runs/study/<task>/``. ``report`` makes one document of
-several tasks' results.
+several tasks' results. ``evidence`` and ``costs`` make what ``deploykit advise`` rests on.
 """
 
 from __future__ import annotations
@@ -49,6 +49,9 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
             ),
             click.option("--architectures", metavar="A,B", help="Which of the family; all of it by default."),
             click.option("--ablation/--no-ablation", default=True, help="Each training method, with and without it."),
+            click.option(
+                "--windows/--no-windows", default=True, help="Short runs at several window lengths, where the plan has."
+            ),
             click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads."),
             click.option("--resume", is_flag=True, help="Go on where an interrupted study of these options ended."),
             click.option(
@@ -98,6 +101,94 @@ def report(context: click.Context, folders: tuple[Path, ...], output: Path) -> N
     _guarded(context, written)
 
 
+@main.command()
+@click.argument("folders", nargs=-1, required=True, type=click.Path(file_okay=False, path_type=Path))
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="File to write.")
+@click.pass_context
+def evidence(context: click.Context, folders: tuple[Path, ...], output: Path) -> None:
+    """Condense the results in FOLDERS to what `deploykit advise --evidence` takes: quality."""
+
+    def written() -> None:
+        from datetime import UTC, datetime
+
+        from deploykit.advise.evidence import save
+
+        from ._study.evidence import condensed
+        from ._study.results import read
+
+        found = condensed([read(folder / "results.json") for folder in folders], f"{datetime.now(UTC):%Y-%m-%d}")
+        save(found, output)
+        click.echo(f"wrote {output}: {len(found.qualities)} groups of runs")
+
+    _guarded(context, written)
+
+
+@main.command()
+@click.option("--architectures", metavar="A,B", help="Which of the family; all of it by default.")
+@click.option("--hidden", default="16,32,64,128,256", show_default=True, help="Hidden sizes.")
+@click.option("--steps", default="10,50,200", show_default=True, help="Numbers of time steps.")
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Rows of one inference.")
+@click.option("--features", type=click.IntRange(1), default=16, show_default=True, help="Numbers in each step.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads.")
+@click.option("--backend", metavar="A,B", help="Which backends; by default the usual ones of a CPU.")
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True, help="Of each.")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="File to write.")
+@click.pass_context
+def costs(
+    context: click.Context,
+    architectures: str | None,
+    hidden: str,
+    steps: str,
+    batch: int,
+    features: int,
+    threads: int,
+    backend: str | None,
+    seconds: float,
+    output: Path,
+) -> None:
+    """Time every architecture at several sizes on this machine: what `deploykit advise --evidence` takes as costs."""
+
+    def written() -> None:
+        from datetime import UTC, datetime
+
+        from deploykit.advise.evidence import Evidence, machine, save
+        from deploykit.advise.measure import Timing, measure
+        from deploykit.advise.probes import Probe
+        from deploykit.bench.environment import environment
+
+        from . import family
+
+        names = _names(architectures) or family.names()
+        timing = Timing(_numbers("--steps", steps), batch, threads, backends=_names(backend), seconds=seconds)
+        probes = [Probe(name, size, features, 1) for size in _numbers("--hidden", hidden) for name in names]
+        found = measure(probes, timing, lambda said: click.echo(said, err=True))
+        for said in found.failed:
+            click.echo(f"not measured: {said}", err=True)
+        here = machine(environment(threads, ()))
+        source = "python -m models.study costs"
+        save(
+            Evidence(source=source, date=f"{datetime.now(UTC):%Y-%m-%d}", machine=here, costs=tuple(found.costs)),
+            output,
+        )
+        click.echo(f"wrote {output}: {len(found.costs)} latencies")
+
+    _guarded(context, written)
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(part.strip() for part in (text or "").split(",") if part.strip()))
+
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    try:
+        found = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or min(found) < 1:
+        raise UsageError(f"{option} {text!r} is no list of whole numbers above 0: write it like 16,64.")
+    return found
+
+
 def _guarded(context: click.Context, work: Callable[[], None]) -> None:
     try:
         work()
@@ -116,6 +207,7 @@ def _study(
     hours: float | None,
     architectures: str | None,
     ablation: bool,
+    windows: bool,
     threads: int,
     resume: bool,
     folder: Path | None,
@@ -133,6 +225,7 @@ def _study(
         data = _made_up(folder)
     plan: Plan = (QUICK if quick else FULL)[name]
     plan = replace(plan, seeds=seeds or plan.seeds, budget=budget or plan.budget, hours=hours or plan.hours)
+    plan = plan if windows else replace(plan, windows=())
     task = study_task(name, data)
     if architectures is None and quick:
         architectures = ",".join(QUICK_ARCHITECTURES)
@@ -158,7 +251,7 @@ def _chosen(task: StudyTask, named: str | None) -> tuple[str, ...]:
     able = tuple(name for name in family.names() if task.allows(name))
     if named is None:
         return able
-    wanted = tuple(dict.fromkeys(part.strip() for part in named.split(",") if part.strip()))
+    wanted = _names(named)
     for name in wanted:
         if name not in family.names():
             raise UnknownNameError("architecture", name, family.names())

@@ -84,6 +84,8 @@ class Backend(ABC):
     #: Whether it runs where no backend is named: ``always`` (where it cannot, its row says why), only where it is
     #: ``available``, or ``never``. `--backend all` takes every one.
     default: Literal["always", "available", "never"] = "never"
+    #: Where it computes.
+    device: Literal["cpu", "gpu"] = "cpu"
     #: True for one that is no use outside tests: `--backend all` and `deploykit backends` leave it out.
     hidden: bool = False
 

@@ -15,6 +15,7 @@ class OrtCudaBackend(Backend):
 
     accepts = frozenset({"onnx", "onnx-int8", "onnx-qdq"})
     extra = "cuda"
+    device = "gpu"
     summary = "onnxruntime on an NVIDIA GPU (CUDA); untested"
 
     def available(self) -> str | None:

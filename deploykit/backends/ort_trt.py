@@ -38,6 +38,7 @@ class OrtTrtBackend(Backend):
 
     accepts = frozenset({"onnx", "onnx-qdq"})
     extra = "cuda"
+    device = "gpu"
     summary = "onnxruntime with TensorRT on an NVIDIA GPU; untested"
 
     def available(self) -> str | None:

@@ -17,6 +17,7 @@ class TrtBackend(Backend):
     accepts = frozenset({"trt-engine"})
     extra = "trt"
     made_by = "deploykit build"
+    device = "gpu"
     summary = "TensorRT on an NVIDIA GPU"
     default: Literal["always", "available", "never"] = "always"
 

@@ -19,7 +19,7 @@ from deploykit.cli._shared import DESCRIBING
 from deploykit.errors import DeploykitError
 
 _MAIN = ("ship", "export", "quantize", "build", "bench", "validate")
-_ORDER = (*_MAIN, "compare", "report", "models", "backends", "doctor")
+_ORDER = (*_MAIN, "compare", "report", "advise", "models", "backends", "doctor")
 
 # Commands that take from [bench] what they do not find in their own table, and the options that they leave there.
 _LIKE_BENCH = ("validate", "ship")

@@ -198,19 +198,30 @@ def missed(results: Iterable[GateResult]) -> str | None:
     return f"gate failed: {'; '.join(named)}." if named else None
 
 
+def statistic(option: str, text: str) -> tuple[str, float]:
+    """A statistic of latency and its milliseconds, written ``p99=5ms``.
+
+    Raises:
+        UsageError: it is written in another way.
+        UnknownNameError: there is no such statistic.
+    """
+    stat, equals, time = text.partition("=")
+    stat, parts = stat.strip(), re.fullmatch(r"(.*\d.*?)\s*(us|µs|ms|s)", time.strip())
+    if not equals or parts is None:
+        raise UsageError(f"cannot read {option} {text!r}: write STAT=TIME with a unit, like p99=5ms (us, ms, s).")
+    if stat not in _STATS:
+        raise UnknownNameError(f"statistic in {option}", stat, _STATS)
+    value = _number(option, parts[1], above_zero=True)
+    assert value is not None
+    return stat, value * _UNITS[parts[2]]
+
+
 def _max_latency(text: str) -> MaxLatency:
     from deploykit.bench.gates import MaxLatency, Stat
 
     backend, _, rest = text.rpartition(":")
-    stat, equals, time = rest.partition("=")
-    stat, parts = stat.strip(), re.fullmatch(r"(.*\d.*?)\s*(us|µs|ms|s)", time.strip())
-    if not equals or parts is None:
-        raise UsageError(f"cannot read --max-latency {text!r}: write STAT=TIME with a unit, like p99=5ms (us, ms, s).")
-    if stat not in _STATS:
-        raise UnknownNameError("statistic in --max-latency", stat, _STATS)
-    value = _number("--max-latency", parts[1], above_zero=True)
-    assert value is not None
-    return MaxLatency(cast(Stat, stat), value * _UNITS[parts[2]], _backend(backend))
+    stat, milliseconds = statistic("--max-latency", rest)
+    return MaxLatency(cast(Stat, stat), milliseconds, _backend(backend))
 
 
 def _min_speedup(text: str) -> MinSpeedup:
