@@ -20,9 +20,13 @@ from deploykit.bench.seat import Seat
 from deploykit.bench.settings import Settings, Subject
 from deploykit.bench.shapes import Shape
 from deploykit.errors import BackendUnavailableError, DeploykitError, KernelsError
+from deploykit.trt.options import Precision
 
 #: Models in one run: each is a process for each way to run it, and PyTorch's are large.
 TOGETHER = 4
+#: What an engine's format is called, and the precisions that engines are built in.
+_ENGINE = "trt-engine"
+_PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
 Tell = Callable[[str], None]
 
 
@@ -94,13 +98,13 @@ def measure(wanted: Sequence[Probe], timing: Timing, tell: Tell = lambda _: None
         group = wanted[start : start + TOGETHER]
         tell(f"measuring {', '.join(probe.name for probe in group)}")
         with tempfile.TemporaryDirectory(prefix="deploykit-advise-") as folder:
-            ways = [way for probe in group for way in _ways(probe, names, Path(folder), found)]
+            ways = [way for probe in group for way in _ways(probe, names, timing, Path(folder), found)]
             if ways:
                 _time(ways, timing, found)
     return found
 
 
-def _ways(probe: Probe, names: Sequence[str], folder: Path, found: Measured) -> Iterator[_Way]:
+def _ways(probe: Probe, names: Sequence[str], timing: Timing, folder: Path, found: Measured) -> Iterator[_Way]:
     """Every way to run the probe; what cannot be made of it is told in ``found``."""
     model = probes.write(probe, folder)
     try:
@@ -108,6 +112,8 @@ def _ways(probe: Probe, names: Sequence[str], folder: Path, found: Measured) -> 
     except DeploykitError as error:
         found.failed.append(f"{probe.name}: {error}")
         return
+    if any(_ENGINE in registry.backend(name).accepts for name in names):
+        files += _engines(files[1][0], probe, timing, found)
     for name in names:
         accepts = registry.backend(name).accepts
         for artifact, kernels in files:
@@ -128,6 +134,18 @@ def _files(probe: Probe, model: ModelRef, folder: Path) -> Iterator[tuple[Artifa
     with contextlib.suppress(KernelsError):  # no library here: there is one way less
         fused = folder / f"{probe.name}.fused.onnx"
         yield quantize(plain, fused, kernels="fused", allow_partial=True, bounds=None), "fused"
+
+
+def _engines(plain: Artifact, probe: Probe, timing: Timing, found: Measured) -> Iterator[tuple[Artifact, str]]:
+    """Engines for just the shapes that are timed; what TensorRT refuses is told in ``found``."""
+    from deploykit.trt.build import build
+
+    shapes = [f"batch={timing.batch},time={steps}" for steps in timing.steps]
+    for precision in _PRECISIONS:
+        try:
+            yield build(plain, precision=precision, shapes=shapes), ""
+        except DeploykitError as error:
+            found.failed.append(f"{probe.name}, engine in {precision}: {error}")
 
 
 def _time(ways: Sequence[_Way], timing: Timing, found: Measured) -> None:
@@ -190,4 +208,4 @@ def _of_model(way: _Way) -> Artifact:
 
 
 def _takes(accepts: frozenset[str]) -> bool:
-    return bool(accepts & {"torch", "onnx"})
+    return bool(accepts & {"torch", "onnx", _ENGINE})

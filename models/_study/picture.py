@@ -12,6 +12,8 @@ from .statistics import Interval, spread
 
 ROW, TOP, LEFT, NAMES, COLUMN, GAP = 32.0, 60.0, 10.0, 160.0, 230.0, 30.0
 BOTTOM = 52.0
+#: A column whose largest value is this many times its smallest has a logarithmic scale.
+LOG_FROM = 5.0
 
 #: The drawing stands alone, so that it brings its own colours, for light and dark.
 STYLE = """
@@ -171,12 +173,18 @@ def _legend(column: Column, left: float) -> list[str]:
 
 
 def _scale(values: Sequence[float], line: float | None, left: float, right: float) -> svg.Scale:
-    """From the smallest to the largest, not from 0: differences are what is looked for; a far baseline is left out."""
+    """From the smallest to the largest, not from 0: differences are what is looked for; a far baseline is left out.
+
+    Logarithmic where one is many times another, or the rest would lie on one point.
+    """
     low, high = min(values), max(values)
     room = (high - low) or abs(high) * 0.1 or 1.0
     if line is not None and low - 2 * room <= line <= high + 2 * room:
         low, high = min(low, line), max(high, line)
         room = (high - low) or room
+    if low > 0 and high > LOG_FROM * low:
+        margin = (high / low) ** 0.06
+        return svg.Scale(low / margin, high * margin, left, right, log=True)
     return svg.Scale(low - 0.06 * room, high + 0.06 * room, left, right)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from deploykit.files import write_text
 
+from . import sizes
 from .ablation import ALL
 from .claims import findings
 from .picture import picture
@@ -42,20 +43,21 @@ Which recurrent network for which task? Written by `python -m models.study`; the
 
 
 def write(studies: Sequence[Results], folder: Path) -> None:
-    """Write ``study.md`` and one picture a task to ``folder``.
+    """Write ``study.md`` and one picture a task to ``folder``. Studies of one task are those of several budgets.
 
     Raises:
         OutputError: a file cannot be written.
     """
-    for results in studies:
-        write_text(folder / f"{results.task}.svg", picture(results))
+    for own, _ in sizes.by_task(studies).values():
+        write_text(folder / f"{own.task}.svg", picture(own))
     write_text(folder / "study.md", document(studies))
 
 
 def document(studies: Sequence[Results]) -> str:
     """All of it as Markdown."""
-    parts = [METHOD, *([overview(studies)] if len(studies) > 1 else ()), *(section(results) for results in studies)]
-    return "\n".join(parts)
+    tasks = sizes.by_task(studies).values()
+    glance = [overview([own for own, _ in tasks])] if len(tasks) > 1 else []
+    return "\n".join([METHOD, *glance, *(section(own, others) for own, others in tasks)])
 
 
 def overview(studies: Sequence[Results]) -> str:
@@ -66,11 +68,18 @@ def overview(studies: Sequence[Results]) -> str:
     return f"## The article's claims at a glance\n\n{table(header, rows)}\n"
 
 
-def section(results: Results) -> str:
-    """One task."""
+def section(results: Results, others: Sequence[Results] = ()) -> str:
+    """One task; ``others`` are its studies at other budgets."""
     parts = [f"## {_COUNTS.get(results.task, results.task)}", _warning(results), _setting(results), _winner(results)]
     parts += [f"![{results.task}: metric, training time and latency of each architecture]({results.task}.svg)"]
-    parts += [_quality(results), _deployment(results), _windows(results), _ablation(results), _claims(results)]
+    parts += [
+        _quality(results),
+        _deployment(results),
+        _sizes(results, others),
+        _windows(results),
+        _ablation(results),
+        _claims(results),
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -203,6 +212,13 @@ def _unavailable(results: Results) -> str:
         if one.reason is not None
     )
     return "\n\nNot timed:\n\n" + "\n".join(f"- {reason}" for reason in reasons) if reasons else ""
+
+
+def _sizes(results: Results, others: Sequence[Results]) -> str:
+    if not others:
+        return ""
+    told = f"{results.metric} at several budgets of parameters, with the same recipe and number of steps."
+    return f"### Number of parameters\n\n{table(*sizes.rows(results, others))}\n\n{told}"
 
 
 def _windows(results: Results) -> str:

@@ -353,6 +353,35 @@ def test_the_pictures_numbers_are_the_results() -> None:
     assert sorted(range(9), key=lambda index: places[index]) == order
 
 
+def test_a_study_at_several_budgets_has_a_table_of_sizes(tmp_path: Path) -> None:
+    small = replace(TWO, settings={**TWO.settings, "budget": 100}, records=TWO.records[: 2 * 3])
+    for name, one in (("small", small), ("own", TWO)):
+        results.save(one, tmp_path / name / "results.json")
+    done = CliRunner().invoke(
+        main, ["report", *(str(tmp_path / name) for name in ("small", "own")), "-o", str(tmp_path)]
+    )
+    assert done.exit_code == 0, done.output
+    said = (tmp_path / "study.md").read_text()
+    assert said.count("## Traffic forecasting") == 1  # one task, whatever the number of studies
+    assert f"Budget {TWO.settings['budget']:,} parameters" in said
+    table = said[said.index("### Number of parameters") :].split("\n\n")[1].splitlines()
+    assert table[0] == "| architecture | 100 | 1,000 | largest over smallest |"
+    assert [line.split(" | ")[0] for line in table[2:]] == [f"| {name}" for name in small.architectures]
+    assert "1.000 [1.000, 1.000]: no difference seen" in table[2]
+    assert "Number of parameters" not in text.document([TWO])
+
+
+def test_far_ratios_have_a_logarithmic_scale() -> None:
+    far = replace(TWO, paces=(*TWO.paces[:-1], replace(TWO.paces[-1], ratio=Interval(50.0, 40.0, 60.0))))
+
+    def ticks(found: results.Results) -> list[str]:
+        root = ET.fromstring(picture(found))
+        return [one.text or "" for one in root.iterfind("{*}text") if one.get("class") == "tick"]
+
+    assert "10" in ticks(far)
+    assert "10" not in ticks(TWO)
+
+
 def test_a_report_of_several_tasks_is_one_document(tmp_path: Path) -> None:
     for task in ("traffic", "names"):
         results.save(replace(TWO, task=task), tmp_path / task / "results.json")
