@@ -1,9 +1,9 @@
 """Weighs candidates: which keep the limits, which are on the Pareto front, and which of them to take.
 
 The choice. Of the candidates within all limits the one with the smallest quality index leads. Whoever's runs overlap
-the leader's is its equal, as a few seeds tell no order there; of these equals the one with the lowest latency is taken,
-the smaller file where latencies are equal. The front is of index, latency and size: who is on it is beaten by nobody in
-all three (Pareto; the rule is "not dominated").
+the leader's on every task, and whose index is no more than ``EQUAL`` times its, is its equal, as a few seeds tell no
+order there; of these equals the one with the lowest latency is taken, the smaller file where latencies are level. The
+front is of index, latency and size: who is on it is beaten by nobody in all three (Pareto; "not dominated").
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from deploykit.advise.question import Question
 HIDDEN = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 #: Latencies and sizes within this factor are no reason to prefer one of two.
 LEVEL = 1.05
+#: Ranges of few seeds are wide, and those that are scaled wider: more loss than this is never given away for speed.
+EQUAL = 1.03
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def weigh(question: Question, costs: Costs, judge: Judge, causal: Mapping[str, b
     if not able:
         return Choice(candidates, None, None, (), _nearest(candidates, question))
     leader = min(able, key=lambda one: (_index(one).median, one.latency(question.stat)))
-    equals = [one for one in able if _index(one).meets(_index(leader))]
+    equals = _equals(able, leader)
     return Choice(candidates, _cheapest(equals, question.stat), leader, tuple(equals), None)
 
 
@@ -109,7 +111,7 @@ def best_of_each(choice: Choice, stat: str) -> list[Candidate]:
         able = [one for one in own if not one.missed]
         if able:
             leader = min(able, key=lambda one: _index(one).median)
-            found.append(_cheapest([one for one in able if _index(one).meets(_index(leader))], stat))
+            found.append(_cheapest(_equals(able, leader), stat))
         elif own:
             found.append(min(own, key=lambda one: (len(one.missed), one.latency(stat))))
     return sorted(found, key=lambda one: (bool(one.missed), _index(one).median))
@@ -138,7 +140,7 @@ def _candidates(question: Question, costs: Costs, judge: Judge, causal: Mapping[
                 estimate,
                 index,
                 judge.train_ratio(architecture),
-                tuple(_missed(question, estimate)),
+                (*_missed(question, estimate), *_unjudged(index, judge)),
             )
 
 
@@ -165,6 +167,14 @@ def _missed(question: Question, estimate: Estimate) -> Iterable[str]:
         yield f"{size(estimate.size_bytes)}, over {size(question.size_bytes)}"
 
 
+def _unjudged(index: Index | None, judge: Judge) -> Iterable[str]:
+    """An index over fewer tasks than the others' would be compared with them as if it were the same."""
+    if index is None:
+        yield "no run of it is known"
+    elif lacking := judge.lacking(index):
+        yield f"not judged on {', '.join(lacking)}"
+
+
 def _point(one: Candidate, stat: str) -> tuple[float, float, float] | None:
     latency = one.latency(stat)
     if one.index is None or latency is None:
@@ -175,6 +185,12 @@ def _point(one: Candidate, stat: str) -> tuple[float, float, float] | None:
 def _index(one: Candidate) -> Index:
     assert one.index is not None
     return one.index
+
+
+def _equals(able: Sequence[Candidate], leader: Candidate) -> list[Candidate]:
+    """The leader, and whoever no run tells from it, as long as the medians are close."""
+    best = _index(leader)
+    return [one for one in able if _index(one).meets(best) and _index(one).median <= EQUAL * best.median]
 
 
 def _cheapest(equals: Sequence[Candidate], stat: str) -> Candidate:

@@ -1,6 +1,6 @@
 """How good a candidate is expected to be, from runs of other sizes: an index, its range, and how thin that is.
 
-The index is a loss over the loss of a reference, seed by seed: the GRU of the task's own study. The loss is the metric
+The index is a run's loss over the median loss of a reference: the GRU of the task's own study. The loss is the metric
 where lower is better, and 1 minus it where it is a share to be high. 1 is as good as that GRU, and 0.95 is 5 % less
 loss. Several tasks' indices are joined by their geometric mean, as ratios are (Fleming and Wallace, "How Not To Lie
 With Statistics", CACM 29, 1986).
@@ -32,15 +32,18 @@ class Index:
     low: float
     high: float
     thin: tuple[str, ...] = ()
-    #: By task, each task's own median.
-    tasks: Mapping[str, float] = field(default_factory=dict)
+    #: Of several tasks joined, each one's own.
+    tasks: Mapping[str, Index] = field(default_factory=dict)
 
     def scaled(self, factor: float, thin: Iterable[str] = ()) -> Index:
         """Times ``factor``, with more to be said of it."""
         return Index(self.median * factor, self.low * factor, self.high * factor, (*self.thin, *thin), self.tasks)
 
     def meets(self, other: Index) -> bool:
-        """Whether the two ranges overlap, so that no order is seen."""
+        """Whether the two ranges overlap, on every task where there are several, so that no order is seen on any."""
+        parts = [(mine, other.tasks[name]) for name, mine in self.tasks.items() if name in other.tasks]
+        if parts:
+            return all(mine.meets(theirs) for mine, theirs in parts)
         return self.low <= other.high and other.low <= self.high
 
 
@@ -56,12 +59,15 @@ class Judge:
         known = {name: index for name, index in found.items() if index is not None}
         if not known:
             return None
-        missing = [f"no run of {architecture} on {name}" for name, index in found.items() if index is None]
-        thin = dict.fromkeys([*missing, *(said for index in known.values() for said in index.thin)])
+        thin = dict.fromkeys(said for index in known.values() for said in index.thin)
         middle, least, most = (
             _mean([getattr(index, end) for index in known.values()]) for end in ("median", "low", "high")
         )
-        return Index(middle, least, most, tuple(thin), {name: index.median for name, index in known.items()})
+        return Index(middle, least, most, tuple(thin), known)
+
+    def lacking(self, index: Index) -> tuple[str, ...]:
+        """The tasks that an index does not rest on, though others do."""
+        return tuple(one.task.name for one in self._tasks if one.task.name not in index.tasks)
 
     def train_ratio(self, architecture: str) -> float | None:
         """The time of a training step over the GRU's of as many parameters; the median over the tasks."""
@@ -114,11 +120,8 @@ class _TaskJudge:
         return 1 - value if self.task.higher_is_better else value
 
     def _ratios(self, row: Quality, other: Quality) -> list[float]:
-        """``row``'s loss over ``other``'s by shared seed; over their medians where they share none."""
-        shared = sorted(row.metrics.keys() & other.metrics.keys())
-        if shared:
-            return [self._loss(row.metrics[seed]) / self._loss(other.metrics[seed]) for seed in shared]
-        base = self._loss(median(other.metrics.values()))
+        """Each run's loss over the median of ``other``'s, so that the spread is the row's own."""
+        base = median(map(self._loss, other.metrics.values()))
         return [self._loss(value) / base for value in row.metrics.values()]
 
     def _curve(self, architecture: str) -> list[tuple[Quality, Index]]:
@@ -128,10 +131,6 @@ class _TaskJudge:
         curve = []
         for row in sorted(rows, key=lambda row: row.hidden):
             ratios = self._ratios(row, self._anchor)
-            # The reference against itself is 1 by definition, but its seeds differ all the same.
-            if row is self._anchor:
-                losses = [self._loss(value) for value in row.metrics.values()]
-                ratios = [loss / median(losses) for loss in losses]
             seeds = len(ratios)
             thin = () if seeds >= SEEDS else (f"{seeds} run{'s' * (seeds > 1)} of {architecture} on {self.task.name}",)
             curve.append((row, Index(median(ratios), min(ratios), max(ratios), thin)))
@@ -149,7 +148,9 @@ class _TaskJudge:
             f"{architecture} on {self.task.name} was trained at hidden size {row.hidden} alone, and is taken to gain "
             "and lose by size as the GRU does"
         )
-        return index.scaled(here.median / there.median, (said,))
+        factor = here.median / there.median
+        # Whoever is smaller than all that was trained is never taken to be better for it.
+        return index.scaled(max(factor, 1.0) if hidden < row.hidden else factor, (said,))
 
     def _along(self, curve: Sequence[tuple[Quality, Index]], hidden: int) -> Index:
         """Between the two nearest sizes, linear in the logarithm of the hidden size; beyond them ``_beyond``."""

@@ -65,7 +65,8 @@ class _Commands(click.Group):
                 raise
             click.echo(f"error: {error}", err=True)
             ctx.exit(error.exit_code)
-        except (click.exceptions.Exit, click.Abort, click.ClickException):
+        # click ends quietly where whoever reads stdout has seen enough.
+        except (click.exceptions.Exit, click.Abort, click.ClickException, BrokenPipeError):
             raise
         except Exception as error:
             if ctx.params.get("debug"):

@@ -89,9 +89,7 @@ def _data(one: Candidate) -> dict[str, Any]:
         "size_bytes": one.estimate.size_bytes,
         "parameters": one.estimate.parameters,
         "int8_mac_share": one.estimate.mac_share,
-        "loss": None
-        if index is None
-        else {"median": index.median, "low": index.low, "high": index.high, "tasks": dict(index.tasks)},
+        "loss": None if index is None else {**_range(index), "tasks": {k: _range(v) for k, v in index.tasks.items()}},
         "train_ratio": one.train_ratio,
         "measured": one.estimate.measured,
         "stable": one.estimate.stable,
@@ -99,6 +97,10 @@ def _data(one: Candidate) -> dict[str, Any]:
         "misses": list(one.missed),
         "thin": [*one.estimate.thin, *(() if index is None else index.thin)],
     }
+
+
+def _range(index: Index) -> dict[str, float]:
+    return {"median": index.median, "low": index.low, "high": index.high}
 
 
 def _why(advice: Advice) -> Iterator[str]:
@@ -120,7 +122,7 @@ def _why(advice: Advice) -> Iterator[str]:
         if one is not None:
             yield f"the nearest is {one.name}: {'; '.join(one.missed)}"
         return
-    how = "measured here" if taken.estimate.measured else "estimated"
+    how = "measured" if taken.estimate.measured else "estimated"
     size_told = size(taken.estimate.size_bytes)
     yield f"{stat} {milliseconds(taken.latency(stat))} and {size_told}, {how}"
     if taken.key == leader.key:
@@ -132,8 +134,8 @@ def _why(advice: Advice) -> Iterator[str]:
             f"{_loss(taken.index)}"
         )
         yield (
-            f"the ranges overlap, and so do those of {len(choice.equals) - 1} candidates in all with that one's: of "
-            f"such equals the fastest is taken, here {times:.2g} times as fast as it"
+            f"on no task do the runs tell the two apart: {len(choice.equals)} candidates count as equal to the least, "
+            f"and the fastest of them is taken, {times:.2g} times as fast as that one"
         )
     if taken.precision == "int8" and taken.estimate.mac_share is not None and taken.estimate.mac_share < 0.5:
         yield f"int8 here is mostly how weights are stored: {taken.estimate.mac_share:.0%} of the work is int8"
@@ -161,8 +163,8 @@ def _legend(advice: Advice) -> str:
     told = "; ".join(f"{task.name} ({task.what}, by {task.metric})" for task in advice.tasks)
     return (
         "loss: over that of the study's GRU, below 1 is better; runs: the smallest and the largest of the seeds; "
-        "training: the time of a step over the GRU's of as many parameters; ≈ was not measured on this machine at this "
-        f"size. Tasks: {told}."
+        "training: the time of a step over the GRU's of as many parameters; ≈ was not measured at this size on a "
+        f"machine like this one. Tasks: {told}."
     )
 
 
