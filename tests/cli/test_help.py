@@ -21,6 +21,7 @@ COMMANDS = (
     "validate",
     "compare",
     "report",
+    "advise",
     "models",
     "backends",
     "doctor",
@@ -48,7 +49,15 @@ def test_every_command_and_every_option_has_help(run: Callable[..., Result], nam
 
 
 @pytest.mark.parametrize(
-    "args", [["--help"], ["export", "--help"], ["bench", "--help"], ["report", "--help"], ["models", "--json", "-"]]
+    "args",
+    [
+        ["--help"],
+        ["export", "--help"],
+        ["bench", "--help"],
+        ["report", "--help"],
+        ["advise", "--help"],
+        ["models", "--json", "-"],
+    ],
 )
 def test_help_imports_nothing_heavy(args: list[str]) -> None:
     code = (
