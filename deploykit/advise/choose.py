@@ -1,9 +1,9 @@
 """Weighs candidates: which keep the limits, which are on the Pareto front, and which of them to take.
 
-The choice. Of the candidates within all limits the one with the smallest quality index leads. Whoever's runs overlap
-the leader's on every task, and whose index is no more than ``EQUAL`` times its, is its equal, as a few seeds tell no
-order there; of these equals the one with the lowest latency is taken, the smaller file where latencies are level. The
-front is of index, latency and size: who is on it is beaten by nobody in all three (Pareto; "not dominated").
+The choice. Of the candidates within all limits the one with the smallest quality index leads. Whoever's range overlaps
+with the leader's, and whose index is no more than ``EQUAL`` times its, is its equal, as a few seeds tell no order; of
+these equals the one with the lowest latency is taken, the smaller file where latencies are level. The front is of
+index, latency and size: who is on it is beaten by nobody in all three (Pareto; "not dominated").
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ EQUAL = 1.03
 class Candidate:
     """One network as it would be deployed. ``missed``: the limits that it does not keep, in words.
 
-    ``index`` is None where nothing is known of its quality, which keeps it from being recommended.
+    ``index`` is None where nothing is known of its quality. Neither that nor an index over fewer tasks than the others'
+    (``judged`` is False) compares with theirs, which keeps it from being recommended and off the front.
     """
 
     architecture: str
@@ -38,6 +39,7 @@ class Candidate:
     estimate: Estimate
     index: Index | None
     train_ratio: float | None = None
+    judged: bool = True
     missed: tuple[str, ...] = ()
     front: bool = False
 
@@ -84,7 +86,7 @@ class Choice:
 def weigh(question: Question, costs: Costs, judge: Judge, causal: Mapping[str, bool]) -> Choice:
     """Every candidate that something is known of, and the choice among them."""
     found = [*_candidates(question, costs, judge, causal)]
-    front = pareto([(one, point) for one in found if (point := _point(one, question.stat)) is not None])
+    front = pareto([(one, point) for one in found if one.judged and (point := _point(one, question.stat)) is not None])
     candidates = tuple(replace(one, front=one.key in front) for one in found)
     able = [one for one in candidates if not one.missed and _point(one, question.stat) is not None]
     if not able:
@@ -131,6 +133,7 @@ def _candidates(question: Question, costs: Costs, judge: Judge, causal: Mapping[
             # Weights stored as int8 that are made float before they are used answer as rounded weights do: what int8
             # was judged to cost is the most that they can.
             index = judge.index(architecture, hidden, question.steps, precision)
+            unjudged = tuple(_unjudged(index, judge))
             yield Candidate(
                 architecture,
                 hidden,
@@ -140,7 +143,8 @@ def _candidates(question: Question, costs: Costs, judge: Judge, causal: Mapping[
                 estimate,
                 index,
                 judge.train_ratio(architecture),
-                (*_missed(question, estimate), *_unjudged(index, judge)),
+                not unjudged,
+                (*_missed(question, estimate), *unjudged),
             )
 
 
@@ -168,7 +172,7 @@ def _missed(question: Question, estimate: Estimate) -> Iterable[str]:
 
 
 def _unjudged(index: Index | None, judge: Judge) -> Iterable[str]:
-    """An index over fewer tasks than the others' would be compared with them as if it were the same."""
+    """What of the tasks that were asked for nothing is known of."""
     if index is None:
         yield "no run of it is known"
     elif lacking := judge.lacking(index):
@@ -210,4 +214,4 @@ def _nearest(candidates: Sequence[Candidate], question: Question) -> Candidate |
             factors.append(one.estimate.size_bytes / question.size_bytes)
         return max(factors, default=float("inf"))
 
-    return min((one for one in candidates if one.index is not None), key=excess, default=None)
+    return min((one for one in candidates if one.judged), key=excess, default=None)

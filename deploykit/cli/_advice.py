@@ -134,8 +134,8 @@ def _why(advice: Advice) -> Iterator[str]:
             f"{_loss(taken.index)}"
         )
         yield (
-            f"on no task do the runs tell the two apart: {len(choice.equals)} candidates count as equal to the least, "
-            f"and the fastest of them is taken, {times:.2g} times as fast as that one"
+            f"runs of few seeds do not tell the two apart: {len(choice.equals)} candidates count as equals of the "
+            f"least, and the fastest of them is taken, {times:.2g} times as fast as that one"
         )
     if taken.precision == "int8" and taken.estimate.mac_share is not None and taken.estimate.mac_share < 0.5:
         yield f"int8 here is mostly how weights are stored: {taken.estimate.mac_share:.0%} of the work is int8"

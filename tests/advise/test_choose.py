@@ -84,6 +84,8 @@ def test_who_was_not_judged_is_not_taken() -> None:
     unjudged = [one for one in found.candidates if one.architecture == "rnn-tanh"]
     assert unjudged
     assert all("no run of it is known" in one.missed for one in unjudged)
+    assert not any(one.front for one in unjudged)
+    assert any(one.front for one in found.candidates)
 
 
 def test_a_statistic_with_too_few_runs_is_a_limit_missed() -> None:
