@@ -95,6 +95,8 @@ class _TaskJudge:
         if not own:
             return None
         found = self._of_size(architecture, own, hidden)
+        if found is None:
+            return None
         factor, thin = self._of_steps(architecture, steps)
         found = found.scaled(factor, thin)
         if precision == "int8":
@@ -133,9 +135,12 @@ class _TaskJudge:
             curve.append((row, Index(median(ratios), min(ratios), max(ratios), thin)))
         return curve
 
-    def _of_size(self, architecture: str, own: Sequence[tuple[Quality, Index]], hidden: int) -> Index:
+    def _of_size(self, architecture: str, own: Sequence[tuple[Quality, Index]], hidden: int) -> Index | None:
+        """None for what is smaller than all that was trained, where nothing tells what that costs."""
         row, index = own[0]
         gru = self._curve(GRU)
+        if len(own) == 1 and len(gru) < 2 and hidden < row.hidden and not _alike(row.hidden, hidden, CLOSE):
+            return None
         if len(own) > 1 or len(gru) < 2 or _alike(row.hidden, hidden, CLOSE):
             return self._along(own, hidden)
         # So many times as wide as it was trained: what that is worth is known of the GRU.

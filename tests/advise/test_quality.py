@@ -92,6 +92,12 @@ def test_nothing_is_said_of_what_nobody_trained() -> None:
     assert judge().index("gru", 64, 20, "float32") is None
 
 
+def test_nothing_is_said_of_what_is_smaller_than_the_only_size() -> None:
+    found = judge(quality("gru", 64, (20.0,)), quality("lstm", 64, (21.0,)))
+    assert found.index("lstm", 16, 20, "float32") is None
+    assert index(found, "lstm", 128).median == index(found, "lstm", 64).median
+
+
 def test_a_task_that_lacks_is_named() -> None:
     other = replace(TASK, name="other")
     rows = (*QUALITIES, quality("gru", 64, (20.0,), task="other"))
